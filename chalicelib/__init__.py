@@ -1,0 +1,1 @@
+"""What the API, the tick and the worker share."""

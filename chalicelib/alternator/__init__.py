@@ -1,0 +1,1 @@
+"""The store on ScyllaDB's Alternator, or anything else that speaks the DynamoDB API."""

@@ -1,0 +1,58 @@
+"""What became of a request, and how an unknown outcome is resolved.
+
+A 5xx, a reset or a timeout on a conditional write means: applied, not applied, or applied later.
+The identical request is sent again; refused, the item that stands there tells by its token
+whether it was this very write. That is sound because every such write makes its own condition
+false and carries a token of its own.
+"""
+
+from collections.abc import Iterator
+from random import Random
+
+from chalicelib.alternator.requests import Item
+from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
+
+UNAUTHORIZED = frozenset({
+    "AccessDeniedException",
+    "InvalidSignatureException",
+    "MissingAuthenticationTokenException",
+    "UnrecognizedClientException",
+})  # fmt: skip
+THROTTLED = frozenset({
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "ThrottlingException",
+})  # fmt: skip
+
+
+class ConditionFailed(Exception):
+    """The condition was false. item: what stands there, None if nothing does."""
+
+    def __init__(self, item: Item | None) -> None:
+        super().__init__("condition failed")
+        self.item = item
+
+
+class Unanswered(Exception):
+    """The outcome is unknown, or the request was refused unseen: it may be sent again."""
+
+
+def failure(code: str, message: str, status: int, item: Item | None = None) -> Exception:
+    """The exception for an error answer of the store."""
+    if code == "ConditionalCheckFailedException":
+        return ConditionFailed(item)
+    if status >= 500 or code in THROTTLED:
+        return Unanswered(f"{status} {code}: {message}")
+    if code == "ResourceNotFoundException":
+        return StoreMismatch(f"a table is missing: {message}", reason=code)
+    if code in UNAUTHORIZED:
+        return StoreUnavailable(f"the store refuses our credentials: {code}: {message}")
+    return SchedulerError(f"the store refused a request: {code}: {message}")
+
+
+def pauses_s(rng: Random) -> Iterator[float]:
+    """Waits between tries: 20 ms, doubling to 500 ms, with full jitter above half."""
+    pause = 0.02
+    while True:
+        yield pause * rng.uniform(0.5, 1.0)
+        pause = min(0.5, pause * 2)

@@ -1,0 +1,234 @@
+"""Every request about a task, as data: the DynamoDB JSON that both clients send.
+
+The six conditional writes of a task's life are here, each once. Names are always written as
+`#name` and declared by `_names`, so that no attribute can collide with a reserved word.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple, get_args
+
+from chalicelib.errors import UnreadableTask
+from chalicelib.task import LEASE_MS, TOMBSTONE_S, Task, TaskState
+
+JsonObject = dict[str, Any]
+Item = Mapping[str, Mapping[str, Any]]
+
+
+class Request(NamedTuple):
+    """A DynamoDB operation and its body."""
+
+    action: str
+    body: JsonObject
+
+
+_NUMBERS = frozenset(f.name for f in fields(Task) if f.type is int or int in get_args(f.type))
+_FIELDS = tuple(f.name for f in fields(Task))
+
+
+def encode(values: Mapping[str, Any]) -> JsonObject:
+    """Attribute values of the fields that are not None."""
+    return {
+        name: {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def encode_task(task: Task) -> JsonObject:
+    return encode({name: getattr(task, name) for name in _FIELDS})
+
+
+def decode_task(item: Item) -> Task:
+    """The task of a record. Attributes of a newer version are passed over."""
+    try:
+        values: dict[str, Any] = {}
+        for name in _FIELDS:
+            if name in item:
+                values[name] = int(item[name]["N"]) if name in _NUMBERS else item[name]["S"]
+        values["state"] = TaskState(values["state"])
+        return Task(**values)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UnreadableTask(f"record {item.get('id')}: {error!r}") from error
+
+
+def create(table: str, task: Task) -> Request:
+    body = {
+        "TableName": table,
+        "Item": encode_task(task),
+        "ConditionExpression": "attribute_not_exists(#id)",
+    }
+    return _conditional("PutItem", body)
+
+
+def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) -> Request:
+    """Task.claimed, as one round trip: it returns the whole task, or what stands instead."""
+    return _conditional("UpdateItem", {
+        "TableName": table,
+        "Key": {"id": {"S": task_id}},
+        "ConditionExpression": "#due_at_ms <= :now AND #state IN (:scheduled, :running)",
+        "UpdateExpression": (
+            "SET #state = :running, #claim = :claim, #processor = :processor,"
+            " #attempt = #attempt + :one, #due_at_ms = :lease_end, #started_ts_ms = :now,"
+            " #first_started_ts_ms = if_not_exists(#first_started_ts_ms, :now)"
+        ),
+        "ExpressionAttributeValues": {
+            ":scheduled": {"S": TaskState.SCHEDULED},
+            ":running": {"S": TaskState.RUNNING},
+            ":claim": {"S": claim},
+            ":processor": {"S": processor},
+            ":one": {"N": "1"},
+            ":now": {"N": str(now_ms)},
+            ":lease_end": {"N": str(now_ms + LEASE_MS)},
+        },
+        "ReturnValues": "ALL_NEW",
+    })  # fmt: skip
+
+
+def settle(table: str, held: Task, settled: Task) -> Request:
+    """Complete, fail, retry or give back: write what differs, if the claim still holds."""
+    changed = {
+        name: getattr(settled, name)
+        for name in _FIELDS
+        if getattr(settled, name) != getattr(held, name)
+    }
+    values = {f":{name}": value for name, value in encode(changed).items()}
+    removed = [name for name, value in changed.items() if value is None]
+    update = "SET " + ", ".join(f"#{value[1:]} = {value}" for value in values)
+    if removed:
+        update += " REMOVE " + ", ".join(f"#{name}" for name in removed)
+    values |= {":was_running": {"S": TaskState.RUNNING}, ":was_claim": {"S": held.claim}}
+    return _conditional("UpdateItem", {
+        "TableName": table,
+        "Key": {"id": {"S": held.id}},
+        "ConditionExpression": "#state = :was_running AND #claim = :was_claim",
+        "UpdateExpression": update,
+        "ExpressionAttributeValues": values,
+    })  # fmt: skip
+
+
+def delete(table: str, task_id: str, *, now_ms: int, token: str) -> Request:
+    """Task.deleted; it returns the task as it was, for the rows that led to it."""
+    return _conditional("UpdateItem", {
+        "TableName": table,
+        "Key": {"id": {"S": task_id}},
+        "ConditionExpression": (
+            "attribute_exists(#id) AND #state <> :deleted"
+            " AND (#state <> :running OR #due_at_ms <= :now)"
+        ),
+        "UpdateExpression": (
+            "SET #state = :deleted, #token = :token, #purge_at_s = :purge REMOVE #due_at_ms"
+        ),
+        "ExpressionAttributeValues": {
+            ":deleted": {"S": TaskState.DELETED},
+            ":running": {"S": TaskState.RUNNING},
+            ":token": {"S": token},
+            ":now": {"N": str(now_ms)},
+            ":purge": {"N": str(now_ms // 1000 + TOMBSTONE_S)},
+        },
+        "ReturnValues": "ALL_OLD",
+    })  # fmt: skip
+
+
+def warm_up(table: str) -> Request:
+    """A conditional write that changes nothing: the first one on a table can be slow."""
+    return _conditional("UpdateItem", {
+        "TableName": table,
+        "Key": {"id": {"S": "warm-up"}},
+        "ConditionExpression": "attribute_exists(#id)",
+        "UpdateExpression": "SET #state = :deleted",
+        "ExpressionAttributeValues": {":deleted": {"S": TaskState.DELETED}},
+    })  # fmt: skip
+
+
+def get(table: str, task_id: str) -> Request:
+    key = {"id": {"S": task_id}}
+    return Request("GetItem", {"TableName": table, "Key": key, "ConsistentRead": True})
+
+
+def get_many(table: str, keys: Sequence[Item]) -> Request:
+    """At most 100 distinct keys; unprocessed ones come back and must be asked for again."""
+    wanted = {"Keys": list(keys), "ConsistentRead": True}
+    return Request("BatchGetItem", {"RequestItems": {table: wanted}})
+
+
+def scan(table: str, segment: int, segments: int, start: Item | None) -> Request:
+    body: JsonObject = {
+        "TableName": table,
+        "Segment": segment,
+        "TotalSegments": segments,
+        "ConsistentRead": True,
+    }
+    return Request("Scan", body | ({"ExclusiveStartKey": start} if start else {}))
+
+
+def query(
+    table: str,
+    key: str,
+    value: str,
+    *,
+    between: tuple[str, str] | None = None,
+    limit: int | None = None,
+    descending: bool = False,
+    start: Item | None = None,
+) -> Request:
+    """Rows of one partition in order of `at`, both bounds inclusive."""
+    condition, values = "#key = :key", {":key": {"S": value}}
+    names = {"#key": key}
+    if between is not None:
+        condition += " AND #at BETWEEN :low AND :high"
+        names["#at"] = "at"
+        values |= {":low": {"S": between[0]}, ":high": {"S": between[1]}}
+    body: JsonObject = {
+        "TableName": table,
+        "KeyConditionExpression": condition,
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": values,
+        "ConsistentRead": True,
+        "ScanIndexForward": not descending,
+    }
+    if limit is not None:
+        body["Limit"] = limit
+    if start is not None:
+        body["ExclusiveStartKey"] = start
+    return Request("Query", body)
+
+
+def write_rows(
+    puts: Mapping[str, Iterable[Item]], deletes: Mapping[str, Iterable[Item]]
+) -> Request:
+    """Plain puts and deletes by table, at most 25 together, no key twice."""
+    rows: dict[str, list[JsonObject]] = {}
+    for table, items in puts.items():
+        rows.setdefault(table, []).extend({"PutRequest": {"Item": item}} for item in items)
+    for table, keys in deletes.items():
+        rows.setdefault(table, []).extend({"DeleteRequest": {"Key": key}} for key in keys)
+    return Request("BatchWriteItem", {"RequestItems": rows})
+
+
+def put_row(table: str, item: Item) -> Request:
+    return Request("PutItem", {"TableName": table, "Item": item})
+
+
+def delete_row(table: str, key: Item) -> Request:
+    return Request("DeleteItem", {"TableName": table, "Key": key})
+
+
+def is_mine(item: Item | None, attribute: str, token: str, states: Iterable[TaskState]) -> bool:
+    """Whether a refused write had been applied before: its token stands in a state it wrote."""
+    if item is None:
+        return False
+    state = item.get("state", {}).get("S")
+    return item.get(attribute, {}).get("S") == token and state in set(states)
+
+
+def _conditional(action: str, body: JsonObject) -> Request:
+    expressions = body["ConditionExpression"] + " " + body.get("UpdateExpression", "")
+    body["ExpressionAttributeNames"] = _names(expressions)
+    body["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+    return Request(action, body)
+
+
+def _names(expressions: str) -> dict[str, str]:
+    return {name: name[1:] for name in sorted(set(re.findall(r"#\w+", expressions)))}

@@ -1,0 +1,348 @@
+"""TaskStore on Alternator, for the views: blocking, on ScyllaDB's own client."""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import alternator
+from botocore.exceptions import BotoCoreError, ClientError
+
+from chalicelib.alternator import outcome, requests, tables, time_index
+from chalicelib.alternator.outcome import ConditionFailed, Unanswered
+from chalicelib.alternator.requests import Item, JsonObject, Request
+from chalicelib.alternator.time_index import Announced, Indexes, TimeIndex
+from chalicelib.clock import Clock, Sleep, pause
+from chalicelib.config import Settings
+from chalicelib.errors import (
+    StoreUnavailable,
+    TaskExists,
+    TaskNotFound,
+    TaskRunning,
+    UnreadableTask,
+)
+from chalicelib.store import Position, TaskFilter, TaskPage
+from chalicelib.task import Task, TaskState
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+DEADLINE_S = 8.0
+"""A call gives up after this; API Gateway would at 29 s."""
+TRY_TIMEOUT_S = 3.0
+EXAMINED_MAX = 2_000
+"""A page is cut short after so many rows that did not fit the filter."""
+DIRECTORY_PAGE = 200
+PARALLEL_QUERIES = 8
+
+_METHODS = {
+    "BatchGetItem": "batch_get_item",
+    "BatchWriteItem": "batch_write_item",
+    "DeleteItem": "delete_item",
+    "GetItem": "get_item",
+    "PutItem": "put_item",
+    "Query": "query",
+    "UpdateItem": "update_item",
+}
+
+
+def connect(settings: Settings) -> "DynamoDBClient":
+    """ScyllaDB's client for these nodes: one try a request, writes of a key go to one node."""
+    nodes = [urlsplit(endpoint) for endpoint in settings.endpoints]
+    scheme = nodes[0].scheme
+    ca_files = [Path(settings.ca_file)] if settings.ca_file else []
+    config = alternator.Config(
+        seed_hosts=[node.hostname or "" for node in nodes],
+        port=nodes[0].port or (443 if scheme == "https" else 80),
+        scheme="https" if scheme == "https" else "http",
+        tls=alternator.TLS(custom_ca_cert_paths=ca_files),
+        retries=alternator.RetryConfig(max_attempts=1),
+        key_affinity=alternator.KeyRouteAffinityConfig(
+            mode=alternator.KeyRouteAffinityMode.RMW,
+            table_pk_attributes={f"{settings.table_prefix}tasks": "id"},
+        ),
+        timeouts=alternator.TimeoutConfig(
+            discovery_seconds=1.0, connect_seconds=1.0, read_seconds=TRY_TIMEOUT_S
+        ),
+        node_list_polling=alternator.NodeListPollingConfig(
+            active_interval_ms=5_000, idle_interval_ms=60_000
+        ),
+        aws_region=settings.region,
+    )
+    auth = alternator.Auth.static_credentials(settings.user, settings.secret)
+    client: DynamoDBClient = alternator.create_client(config, auth=auth)
+    return client
+
+
+class AlternatorTaskStore:
+    """The contract of TaskStore, on any boto3 DynamoDB client.
+
+    rng spreads the retries; sleep waits between them.
+    """
+
+    def __init__(
+        self,
+        client: "DynamoDBClient",
+        clock: Clock,
+        *,
+        prefix: str = "",
+        shards: int = 16,
+        rng: Random | None = None,
+        sleep: Sleep = pause,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._prefix = prefix
+        self._tasks = f"{prefix}tasks"
+        self._indexes = Indexes(prefix, shards)
+        self._announced = Announced()
+        self._announced_lock = Lock()
+        self._rng = rng or Random()
+        self._sleep = sleep
+        self._pool = ThreadPoolExecutor(PARALLEL_QUERIES, thread_name_prefix="query")
+
+    @classmethod
+    def connect(cls, settings: Settings, clock: Clock) -> Self:
+        prefix, shards = settings.table_prefix, settings.shards
+        return cls(connect(settings), clock, prefix=prefix, shards=shards)
+
+    def check(self) -> None:
+        tables.verify(self._client, self._prefix)
+
+    def create(self, task: Task) -> Task:
+        deadline_s = self._deadline_s()
+        self._put_rows(task, deadline_s)
+        try:
+            self._decide(requests.create(self._tasks, task), deadline_s)
+        except ConditionFailed as refused:
+            stored = requests.decode_task(refused.item or {})
+            if stored.token != task.token:
+                raise TaskExists(stored) from None
+            return stored
+        return task
+
+    def get(self, task_id: str) -> Task:
+        answer = self._decide(requests.get(self._tasks, task_id))
+        task = requests.decode_task(answer["Item"]) if "Item" in answer else None
+        if task is None or task.state is TaskState.DELETED:
+            raise TaskNotFound(id=task_id)
+        return task
+
+    def delete(self, task_id: str, *, now_ms: int, token: str) -> None:
+        request = requests.delete(self._tasks, task_id, now_ms=now_ms, token=token)
+        try:
+            before = self._decide(request)["Attributes"]
+        except ConditionFailed as refused:
+            if not requests.is_mine(refused.item, "token", token, [TaskState.DELETED]):
+                raise self._not_deletable(task_id, refused.item) from None
+            before = {}
+        if before:
+            self._drop_rows(requests.decode_task(before))
+
+    def list(self, filter: TaskFilter) -> TaskPage:
+        index = self._indexes.open if filter.walks_open else self._indexes.all
+        found: list[Task] = []
+        examined = 0
+        rows = self._walk(index, filter)
+        while chunk := list(itertools.islice(rows, min(100, max(filter.limit + 1, 50)))):
+            tasks = self._get_many([position.id for position in chunk])
+            for position in chunk:
+                task = tasks.get(position.id)
+                if task is not None and filter.accepts(task):
+                    if len(found) == filter.limit:
+                        return TaskPage(found, Position(found[-1].send_ts_ms, found[-1].id))
+                    found.append(task)
+            examined += len(chunk)
+            if examined >= EXAMINED_MAX:
+                return TaskPage(found, chunk[-1])
+        return TaskPage(found, None)
+
+    def _not_deletable(self, task_id: str, item: Item | None) -> Exception:
+        task = requests.decode_task(item) if item else None
+        if task is not None and task.state is TaskState.RUNNING:
+            return TaskRunning(task)
+        return TaskNotFound(id=task_id)
+
+    # Rows that lead to a task
+
+    def _put_rows(self, task: Task, deadline_s: float) -> None:
+        """The directory first, then hint, `open` and `all`: a crash leaves surplus rows only."""
+        now_ms = self._clock.now_ms()
+        places = self._indexes.times(task)
+        with self._announced_lock:
+            missing = self._announced.missing(places, task.id, now_ms)
+        self._write(time_index.batches(missing), deadline_s)
+        self._write(time_index.batches(self._indexes.rows(task)), deadline_s)
+        # A bucket that is over may have been closed while we wrote its first row.
+        over = [(index, time) for index, time in places if index.is_over(time, now_ms)]
+        again = self._announced.missing(over, task.id, now_ms)
+        self._write(time_index.batches(again), deadline_s)
+        with self._announced_lock:
+            self._announced.remember(places, task.id, now_ms)
+
+    def _drop_rows(self, before: Task) -> None:
+        """What a deleted task leaves; the sweep takes what a crash or the store keeps from us."""
+        try:
+            rows = self._indexes.rows(before)
+            self._write(time_index.batches(rows, delete=True), self._deadline_s())
+        except StoreUnavailable:
+            return
+
+    def _write(self, writes: Iterable[Request], deadline_s: float) -> None:
+        for request in writes:
+            while request.body["RequestItems"]:
+                answer = self._decide(request, deadline_s)
+                left = answer.get("UnprocessedItems") or {}
+                request = Request("BatchWriteItem", {"RequestItems": left})
+
+    # Walking the timeline
+
+    def _walk(self, index: TimeIndex, filter: TaskFilter) -> Iterator[Position]:
+        """Positions behind `after`, in order, from all shards; fetched as they are consumed."""
+        shards = self._shards(index)
+        low = max(filter.since_ms or time_index.YEAR_ONE_MS, time_index.YEAR_ONE_MS)
+        high = filter.until_ms
+        if filter.after is not None and not filter.descending:
+            low = max(low, filter.after.send_ts_ms)
+        if filter.after is not None and filter.descending:
+            last = filter.after.send_ts_ms + 1
+            high = last if high is None else min(high, last)
+        span = (time_index.time_key(low), "9" * 15 if high is None else time_index.time_key(high))
+        for bucket, owners in self._buckets(index, shards, span, filter.descending):
+            for position in self._bucket(index, bucket, owners, span, filter):
+                if filter.is_ahead(position):
+                    yield position
+
+    def _shards(self, index: TimeIndex) -> Sequence[int]:
+        rows = self._rows(requests.query(index.table, "slot", index.root))
+        return sorted({int(row["at"]["S"]) for row in rows})
+
+    def _buckets(
+        self, index: TimeIndex, shards: Sequence[int], span: tuple[str, str], descending: bool
+    ) -> Iterator[tuple[int, Sequence[int]]]:
+        """Buckets that overlap the span, in order, each with the shards whose directory has it."""
+        first = time_index.time_key(index.bucket_of(time_index.time_of(span[0])))
+        streams = self._map(
+            lambda shard: self._directory(index, shard, (first, span[1]), descending), shards
+        )
+        merged = heapq.merge(*streams, reverse=descending)
+        for bucket, group in itertools.groupby(merged, key=lambda pair: pair[0]):
+            yield bucket, [shard for _, shard in group]
+
+    def _directory(
+        self, index: TimeIndex, shard: int, between: tuple[str, str], descending: bool
+    ) -> Iterator[tuple[int, int]]:
+        """The first page is fetched now, so that shards can be asked side by side."""
+        request = requests.query(
+            index.table,
+            "slot",
+            index.directory(shard),
+            between=between,
+            limit=DIRECTORY_PAGE,
+            descending=descending,
+        )
+        first = self._decide(request)
+        rows = self._pages(request, first)
+        return ((time_index.time_of(row["at"]["S"]), shard) for row in rows)
+
+    def _bucket(
+        self,
+        index: TimeIndex,
+        bucket: int,
+        shards: Sequence[int],
+        span: tuple[str, str],
+        filter: TaskFilter,
+    ) -> Iterator[Position]:
+        def stream(shard: int) -> Iterator[Position]:
+            request = requests.query(
+                index.table,
+                "slot",
+                index.slot(shard, bucket),
+                between=span,
+                limit=max(filter.limit + 1, 50),
+                descending=filter.descending,
+            )
+            first = self._decide(request)
+            return map(time_index.position_of, self._pages(request, first))
+
+        return heapq.merge(*self._map(stream, shards), reverse=filter.descending)
+
+    def _rows(self, request: Request) -> Iterator[Item]:
+        return self._pages(request, self._decide(request))
+
+    def _pages(self, request: Request, answer: JsonObject) -> Iterator[Item]:
+        """All rows; a page can be empty and still not be the last."""
+        while True:
+            yield from answer["Items"]
+            start = answer.get("LastEvaluatedKey")
+            if not start:
+                return
+            answer = self._decide(Request("Query", request.body | {"ExclusiveStartKey": start}))
+
+    def _get_many(self, ids: Sequence[str]) -> Mapping[str, Task]:
+        """At most 100 tasks; records of a newer version are left out."""
+        keys: Sequence[Item] = [{"id": {"S": id}} for id in dict.fromkeys(ids)]
+        tasks: dict[str, Task] = {}
+        while keys:
+            answer = self._decide(requests.get_many(self._tasks, keys))
+            for item in answer["Responses"].get(self._tasks, []):
+                try:
+                    tasks[item["id"]["S"]] = requests.decode_task(item)
+                except UnreadableTask:
+                    continue
+            keys = answer.get("UnprocessedKeys", {}).get(self._tasks, {}).get("Keys", [])
+        return tasks
+
+    def _map(self, function: Callable[[T], R], items: Sequence[T]) -> Sequence[R]:
+        if len(items) == 1:
+            return [function(items[0])]
+        return list(self._pool.map(function, items))
+
+    # One request
+
+    def _deadline_s(self) -> float:
+        return self._clock.monotonic_s() + DEADLINE_S
+
+    def _decide(self, request: Request, deadline_s: float | None = None) -> JsonObject:
+        """Send until there is an answer. Raises ConditionFailed, StoreUnavailable, StoreMismatch.
+
+        Sending again is safe: reads and plain writes repeat, and a conditional write that was
+        applied before is refused and known by its token.
+        """
+        deadline_s = self._deadline_s() if deadline_s is None else deadline_s
+        for pause_s in outcome.pauses_s(self._rng):
+            try:
+                return self._send(request)
+            except Unanswered as error:
+                if self._clock.monotonic_s() + pause_s > deadline_s:
+                    raise StoreUnavailable(cause=str(error)) from error
+            self._sleep(pause_s)
+        raise AssertionError("pauses never end")
+
+    def _send(self, request: Request) -> JsonObject:
+        try:
+            answer: Any = getattr(self._client, _METHODS[request.action])(**request.body)
+            return dict(answer)
+        except ClientError as error:
+            response: Any = error.response
+            raise outcome.failure(
+                response["Error"]["Code"],
+                response["Error"].get("Message", ""),
+                response["ResponseMetadata"]["HTTPStatusCode"],
+                response.get("Item"),
+            ) from error
+        except (BotoCoreError, alternator.AlternatorError, OSError) as error:
+            raise Unanswered(repr(error)) from error
+
+
+def close(client: "DynamoDBClient") -> None:
+    """End a client of `connect`: its connections, and the thread that watches the nodes."""
+    alternator.close_client(client)

@@ -1,0 +1,205 @@
+"""One attempt at one task: claim, run with a deadline, settle, print.
+
+All deadlines run from the claim. The store's conditional writes alone decide who holds a task and
+whose result counts; a line is printed after its result is committed, by who committed it.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Self
+
+from chalicelib.clock import Clock
+from chalicelib.config import Settings
+from chalicelib.handlers import HANDLERS, Handler, Run, checked_line
+from chalicelib.isolation import HandlerFailed, run_isolated
+from chalicelib.store import Hint, Refused, TaskQueue
+from chalicelib.task import (
+    FINISHED,
+    KILL_AFTER_S,
+    LOST_LEASES_MAX,
+    SETTLE_WITHIN_S,
+    START_WITHIN_S,
+    TIMEOUT_S,
+    Task,
+    TaskState,
+)
+
+log = logging.getLogger(__name__)
+
+ABSENT_MS = 60_000
+"""A hint this much past its time whose task does not exist is deleted; before, its create may
+still be under way."""
+ERROR_CHARS_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The hint must be looked at again, at this time."""
+
+    at_ms: int
+
+
+@dataclass(kw_only=True)
+class Attempts:
+    """Makes attempts for one processor, any number side by side.
+
+    emit: prints one line. isolate: runs a handler in a process of its own.
+    stopping: set when no further handler may start. kill_at_s: for each task whose handler runs,
+    the oldest claim first, the monotonic time at which somebody outside must end this process.
+    """
+
+    queue: TaskQueue
+    clock: Clock
+    rng: Random
+    processor: str
+    emit: Callable[[str], None]
+    bar_url: str
+    handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
+    isolate: Callable[[Run], Awaitable[str]] = run_isolated
+    stopping: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    kill_at_s: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, settings: Settings, queue: TaskQueue, clock: Clock, emit: Callable[[str], None]
+    ) -> Self:
+        """For a new processor of its own."""
+        return cls(
+            queue=queue,
+            clock=clock,
+            rng=Random(),
+            processor=str(uuid.uuid4()),
+            emit=emit,
+            bar_url=settings.bar_url,
+        )
+
+    async def make(self, hint: Hint) -> Again | None:
+        """Claim the hint's task and see it through. None: the hint needs no further look.
+
+        Raises StoreUnavailable or UnreadableTask: then the hint stays where it is.
+        """
+        claimed_s = self.clock.monotonic_s()
+        answer = await self.queue.claim(
+            hint,
+            claim=str(uuid.UUID(int=self.rng.getrandbits(128), version=4)),
+            processor=self.processor,
+            now_ms=self.clock.now_ms(),
+            until_s=claimed_s + START_WITHIN_S,
+        )
+        if isinstance(answer, Refused):
+            self.counts["refused"] += 1
+            return await self.refused(hint, answer.task)
+        self.counts["claimed"] += 1
+        return await self._see_through(hint, answer, claimed_s)
+
+    async def refused(self, hint: Hint, task: Task | None) -> Again | None:
+        """What a hint is worth whose task, as given, cannot be claimed now."""
+        now_ms = self.clock.now_ms()
+        if task is None:
+            if hint.due_at_ms < now_ms - ABSENT_MS:
+                await self.queue.forget_hint(hint)
+                return None
+            # Its create is under way: soon at first, then ever less often.
+            return Again(now_ms + min(max(now_ms - hint.due_at_ms, 50), 5_000))
+        if task.state in FINISHED or task.state is TaskState.DELETED:
+            await self.queue.forget_hint(hint)
+            await self.queue.forget_open(task)
+            return None
+        assert task.due_at_ms is not None
+        if task.state is TaskState.SCHEDULED and task.due_at_ms != hint.due_at_ms:
+            await self.queue.forget_hint(hint)
+            return None
+        return Again(max(task.due_at_ms, now_ms + 1))
+
+    async def _see_through(self, hint: Hint, held: Task, claimed_s: float) -> Again | None:
+        settled = await self._outcome(hint, held, claimed_s)
+        if not await self.queue.settle(held, settled, until_s=claimed_s + SETTLE_WITHIN_S):
+            self.counts["lease_lost"] += 1
+            self._log(logging.WARNING, "lease_lost", "lost the lease before settling", held)
+            return Again(self.clock.now_ms() + 1_000)
+        if settled.state is TaskState.COMPLETED and settled.result is not None:
+            self.emit(settled.result)
+        await self._clean_up(hint, settled)
+        self.counts[settled.state] += 1
+        if settled.state is not TaskState.COMPLETED:
+            text = f"attempt {held.attempt} did not complete: {settled.error}"
+            self._log(logging.INFO, f"task_{settled.state}", text, settled)
+        return None
+
+    async def _clean_up(self, hint: Hint, settled: Task) -> None:
+        if settled.due_at_ms != hint.due_at_ms:
+            await self.queue.forget_hint(hint)
+        if settled.state in FINISHED:
+            await self.queue.forget_open(settled)
+
+    async def _outcome(self, hint: Hint, held: Task, claimed_s: float) -> Task:
+        """The task as it is to be settled: gives back, buries, or runs the handler."""
+        late = self.clock.monotonic_s() >= claimed_s + START_WITHIN_S
+        if late or self.stopping:
+            return held.returned(now_ms=self.clock.now_ms(), hint_due_ms=hint.due_at_ms)
+        lost = held.leases_lost
+        if lost >= LOST_LEASES_MAX:
+            error = f"LeasesLost: {lost} attempts were lost with their processors"
+            return held.failed(error, now_ms=self.clock.now_ms())
+        started = held.started(self.clock.now_ms())
+        self.kill_at_s[held.id] = claimed_s + KILL_AFTER_S
+        try:
+            line = await self._run(started)
+        except _Failure as failure:
+            return started.failed_once(
+                str(failure), now_ms=self.clock.now_ms(), jitter=self.rng.random
+            )
+        finally:
+            del self.kill_at_s[held.id]
+        return started.completed(line, now_ms=self.clock.now_ms())
+
+    async def _run(self, task: Task) -> str:
+        """The handler's line, within the timeout. Whatever else comes of it is a _Failure."""
+        run = Run(task=task, rng=self.rng, bar_url=self.bar_url)
+        handler = self.isolate if task.leases_lost else self.handlers[task.type]
+        started_s = self.clock.monotonic_s()
+        me = asyncio.current_task()
+        assert me is not None
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                line = checked_line(await handler(run))
+        except TimeoutError as error:
+            if self._is_overdue(started_s):
+                raise _Failure(_TIMED_OUT) from None
+            raise _Failure(_described(error)) from error
+        except asyncio.CancelledError:
+            if me.cancelling():
+                raise
+            raise _Failure("CancelledError: the handler cancelled itself") from None
+        except HandlerFailed as error:
+            raise _Failure(_described(str(error))) from error
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            raise _Failure(_described(error)) from error
+        if self._is_overdue(started_s):
+            raise _Failure(_TIMED_OUT)
+        return line
+
+    def _is_overdue(self, started_s: float) -> bool:
+        return self.clock.monotonic_s() >= started_s + TIMEOUT_S
+
+    def _log(self, level: int, action: str, text: str, task: Task) -> None:
+        extra = {"action": action, "task_id": task.id, "attempt": task.attempt}
+        log.log(level, "%s", text, extra=extra)
+
+
+class _Failure(Exception):
+    """A handler's failure, in the words that the task's record will bear."""
+
+
+_TIMED_OUT = f"Timeout: not finished within {TIMEOUT_S:g} s"
+
+
+def _described(error: BaseException | str) -> str:
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return text.encode(errors="replace").decode()[:ERROR_CHARS_MAX]

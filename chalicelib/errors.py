@@ -1,0 +1,68 @@
+"""The tree of expected failures, in words of the domain.
+
+SchedulerError
+├── InvalidRequest      the caller's input is wrong
+├── TaskNotFound
+├── TaskRunning         it cannot be deleted now; carries the task
+├── TaskExists          another create stands under the id; carries its task
+├── StoreUnavailable    the outcome is unknown: never assume that nothing happened
+├── UnreadableTask      a record of a newer version: it is left alone
+├── StoreMismatch       the tables are not the ones this version needs
+└── InvalidSetting      an environment variable cannot be used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chalicelib.task import Task
+
+
+class SchedulerError(Exception):
+    """Something expected went wrong. The message defaults to the docstring of the class."""
+
+    def __init__(self, message: str | None = None, **details: Any) -> None:
+        super().__init__(message or (type(self).__doc__ or "").splitlines()[0])
+        self.details: Mapping[str, Any] = details
+
+
+class InvalidRequest(SchedulerError):
+    """The request is not valid."""
+
+
+class TaskNotFound(SchedulerError):
+    """There is no such task."""
+
+
+class TaskRunning(SchedulerError):
+    """The task is running and cannot be deleted now."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+
+class TaskExists(SchedulerError):
+    """Another create stands under this id."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+
+class StoreUnavailable(SchedulerError):
+    """The store did not answer in time; whether the change was made is not known."""
+
+
+class UnreadableTask(SchedulerError):
+    """A record that this version cannot read, such as one written by a newer version."""
+
+
+class StoreMismatch(SchedulerError):
+    """A table of the store is missing or not as this version needs it."""
+
+
+class InvalidSetting(SchedulerError):
+    """A setting cannot be used."""

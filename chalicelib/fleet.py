@@ -1,0 +1,49 @@
+"""Who is alive, and how the live processors divide the shards among them.
+
+This saves work only: two processors that disagree for a while claim the same tasks, and the
+store decides.
+"""
+
+from collections.abc import Collection, Iterable
+from hashlib import blake2b
+
+from chalicelib.store import Heartbeat
+
+DEAD_AFTER_S = 4.0
+"""A processor whose heartbeat did not change for this long gets no shards."""
+FORGET_AFTER_S = 60.0
+"""After this long its row is deleted."""
+
+
+class Fleet:
+    """Live processors as one of them sees them, by its own monotonic clock."""
+
+    def __init__(self, me: str) -> None:
+        self.me = me
+        self._changes: dict[str, tuple[int, float]] = {}
+
+    def see(self, heartbeats: Iterable[Heartbeat], now_s: float) -> list[Heartbeat]:
+        """Take note of all rows as they are now; returns those that changed since the last look."""
+        rows = {row.processor: row for row in heartbeats}
+        self._changes = {id: seen for id, seen in self._changes.items() if id in rows}
+        changed = [
+            row for id, row in rows.items() if self._changes.get(id, (None, 0))[0] != row.beat_ms
+        ]
+        for row in changed:
+            self._changes[row.processor] = (row.beat_ms, now_s)
+        return [row for row in changed if row.processor != self.me]
+
+    def live(self, now_s: float) -> list[str]:
+        """Ids of the processors that are alive, this one always."""
+        alive = {id for id, (_, seen_s) in self._changes.items() if now_s - seen_s < DEAD_AFTER_S}
+        return sorted(alive | {self.me})
+
+    def long_dead(self, now_s: float) -> list[str]:
+        changes = self._changes.items()
+        dead = [id for id, (_, seen_s) in changes if now_s - seen_s > FORGET_AFTER_S]
+        return [id for id in dead if id != self.me]
+
+
+def owner(thing: object, processors: Collection[str]) -> str:
+    """Rendezvous hashing: every processor computes the same owner, and few things move."""
+    return max(processors, key=lambda id: blake2b(f"{id}/{thing}".encode(), digest_size=8).digest())

@@ -1,0 +1,88 @@
+"""The task types. A new type is one coroutine under `@handles("Name")`.
+
+A handler gets the run it is part of and returns the one line to print. The line is printed after
+it is committed as the task's result, by the processor: a handler prints nothing itself. What it
+raises counts as a failure. It can be run again after a crash, so its effects outside must bear it.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from chalicelib.config import BAR_URL
+from chalicelib.task import Task
+
+LINE_BYTES_MAX = 4095
+"""With its newline a line fits PIPE_BUF, so that processes sharing a pipe never mix lines."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One attempt at a task, as its handler sees it."""
+
+    task: Task
+    rng: random.Random
+    bar_url: str = BAR_URL
+
+
+Handler = Callable[[Run], Awaitable[str]]
+HANDLERS: dict[str, Handler] = {}
+
+
+def handles(task_type: str) -> Callable[[Handler], Handler]:
+    """Register a coroutine as the handler of a task type. A second one is refused."""
+
+    def register(handler: Handler) -> Handler:
+        if task_type in HANDLERS:
+            raise ValueError(f"task type {task_type!r} has a handler already")
+        HANDLERS[task_type] = handler
+        return handler
+
+    return register
+
+
+@handles("Foo")
+async def foo(run: Run) -> str:
+    """Sleep 3 seconds."""
+    await asyncio.sleep(3)
+    return f"Foo {run.task.id}"
+
+
+@handles("Bar")
+async def bar(run: Run) -> str:
+    """Ask a web site for the time; the line is the status code of its answer."""
+    import aiohttp  # Not before it is needed: the API only wants the names of the types.
+
+    async with aiohttp.ClientSession() as session, session.get(run.bar_url) as response:
+        return str(response.status)
+
+
+@handles("Baz")
+async def baz(run: Run) -> str:
+    """Draw a number."""
+    return f"Baz {run.rng.randint(0, 343)}"
+
+
+class LinePrinter:
+    """Prints to a file descriptor, each line by one write of text and newline."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self, line: str) -> None:
+        os.write(self._descriptor, f"{line}\n".encode())
+
+
+def checked_line(line: object) -> str:
+    """What a handler returned, if it can be printed as one line; else raises."""
+    if not isinstance(line, str):
+        raise TypeError(
+            f"a handler returns its line as str, this one returned {type(line).__name__}"
+        )
+    if "\n" in line or "\r" in line:
+        raise ValueError("a handler's line must not contain a line break")
+    if len(line.encode()) > LINE_BYTES_MAX:
+        raise ValueError(f"a handler's line is at most {LINE_BYTES_MAX} bytes of UTF-8")
+    return line

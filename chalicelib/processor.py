@@ -1,0 +1,371 @@
+"""The processor: finds due tasks, claims each at its instant, and runs many side by side.
+
+Both the tick and each process of the worker are one. It polls the shards that are its own by
+rendezvous hashing a little ahead of time into a heap, looks at what others left overdue, beats
+its heart, cleans up and sweeps.
+"""
+
+import asyncio
+import heapq
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Protocol
+
+from chalicelib import fleet
+from chalicelib.attempt import Again, Attempts
+from chalicelib.clock import Clock
+from chalicelib.config import Settings
+from chalicelib.errors import StoreUnavailable, UnreadableTask
+from chalicelib.store import Heartbeat, Hint, TaskQueue
+from chalicelib.task import KILL_AFTER_S
+
+log = logging.getLogger(__name__)
+
+BEAT_INTERVAL_S = 1.0
+FLUSH_INTERVAL_S = 0.2
+ARM_INTERVAL_S = 0.25
+FOREIGN_INTERVAL_S = 2.0
+FOREIGN_OVERDUE_MS = 1_000
+"""A hint overdue by more than this belongs to everybody."""
+SHARDS_INTERVAL_S = 30.0
+FULL_SCAN_INTERVAL_S = 30.0
+LOOK_BACK_MS = 5_000
+"""Each poll reads from this long before now: rows may arrive late."""
+HEAP_MAX = 10_000
+PAGE = 500
+LINGER_S = 5.0
+"""A hint that was dealt with is not taken up again for this long: its deletion is under way."""
+LEAVE_ALONE_S = 30.0
+SWEEP_INTERVAL_MS = 60_000
+SWEEP_SEGMENTS = 60
+"""One a minute: every task is seen once an hour."""
+OFFSET_WARN_MS = 1_000
+OFFSET_STOP_MS = 1_500
+
+
+class Watchdog(Protocol):
+    """Ends this process from outside."""
+
+    def arm(self, kill_at_s: float) -> None:
+        """Unless armed anew before it, end the process at this time of the monotonic clock."""
+
+
+@dataclass(slots=True)
+class Scan:
+    """How far the hints of one own shard have been read.
+
+    full_at_s: when to read it from its very beginning again. since_ms, resume: where a read that
+    had no room left goes on.
+    """
+
+    full_at_s: float = 0.0
+    since_ms: int | None = None
+    resume: str | None = None
+    reading_full: bool = False
+
+
+@dataclass(order=True, slots=True)
+class Entry:
+    """A hint in the heap: look at it at this time."""
+
+    ready_ms: int
+    hint: Hint = field(compare=False)
+
+
+class Processor:
+    """Runs from `run` until `stop` is set; then leaves the fleet and drains.
+
+    kind: worker or tick. linger_s: how long it goes on claiming after it has left.
+    drain_s: how long running tasks may take after that.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        settings: Settings,
+        watchdog: Watchdog,
+        *,
+        kind: str,
+        linger_s: float = 0.0,
+        drain_s: float = 6.0,
+        sweeps_always: bool = False,
+    ) -> None:
+        self.id = attempts.processor
+        self._attempts = attempts
+        self._queue: TaskQueue = attempts.queue
+        self._clock: Clock = attempts.clock
+        self._rng: Random = attempts.rng
+        self._settings = settings
+        self._watchdog = watchdog
+        self._kind = kind
+        self._linger_s = linger_s
+        self._drain_s = drain_s
+        self._sweeps_always = sweeps_always
+        self._fleet = fleet.Fleet(self.id)
+        self._shards: Collection[int] = range(settings.shards)
+        self._scans: dict[int, Scan] = {}
+        self._heap: list[Entry] = []
+        self._known: set[Hint] = set()
+        self._lingering: deque[tuple[float, Hint]] = deque()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_clock_off = False
+        self._reported: set[str] = set()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(self._attempts.counts)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Returns when all attempts have ended, or `drain_s` after claiming ended."""
+        await self._survive(self._beat)
+        loops = [
+            asyncio.create_task(self._repeat(interval_s, step))
+            for interval_s, step in (
+                (BEAT_INTERVAL_S, self._beat),
+                (self._settings.poll_interval_s, self._poll),
+                (FOREIGN_INTERVAL_S, self._look_at_foreign),
+                (SHARDS_INTERVAL_S, self._read_shards),
+            )
+        ]
+        helpers = [
+            asyncio.create_task(self._repeat(FLUSH_INTERVAL_S, self._queue.flush)),
+            asyncio.create_task(self._repeat(ARM_INTERVAL_S, self._arm)),
+        ]
+        sweep = asyncio.create_task(self._sweep_every_minute())
+        await stop.wait()
+        loops[0].cancel()
+        await self._survive(partial(self._queue.leave, self.id))
+        await asyncio.sleep(self._linger_s)
+        await self._drain([*loops, sweep])
+        for helper in helpers:
+            helper.cancel()
+        await self._survive(self._queue.flush)
+
+    async def _drain(self, loops: list[asyncio.Task[None]]) -> None:
+        """Claim no more; what still runs at the end is left to its lease."""
+        self._attempts.stopping = True
+        for loop in loops:
+            loop.cancel()
+        self._heap.clear()
+        if self._running:
+            await asyncio.wait(list(self._running.values()), timeout=self._drain_s)
+        for left in list(self._running.values()):
+            left.cancel()
+
+    # Finding
+
+    async def _poll(self) -> None:
+        """Read the own shards' hints that come due within the lookahead into the heap."""
+        live = self._fleet.live(self._clock.monotonic_s())
+        own = [shard for shard in self._shards if fleet.owner(shard, live) == self.id]
+        self._scans = {shard: self._scans.get(shard, Scan()) for shard in own}
+        self._forget_lingering()
+        polls = (self._poll_shard(shard, self._scans[shard]) for shard in own)
+        for error in await asyncio.gather(*polls, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def _poll_shard(self, shard: int, scan: Scan) -> None:
+        """Oldest first; what the heap has no room for is read on from there at the next poll."""
+        until_ms = self._clock.now_ms() + round(self._settings.lookahead_s * 1000)
+        if scan.resume is None:
+            scan.reading_full = self._clock.monotonic_s() >= scan.full_at_s
+            scan.since_ms = None if scan.reading_full else self._clock.now_ms() - LOOK_BACK_MS
+        while (room := HEAP_MAX - len(self._heap)) > 0:
+            page = await self._queue.due(
+                shard,
+                since_ms=scan.since_ms,
+                until_ms=until_ms,
+                limit=min(PAGE, room),
+                resume=scan.resume,
+            )
+            for hint in page.hints:
+                self._offer(hint)
+            self._fill()
+            scan.resume = page.next
+            if page.next is None:
+                break
+        if scan.resume is None and scan.reading_full:
+            spread = self._rng.uniform(0.9, 1.1)
+            scan.full_at_s = self._clock.monotonic_s() + FULL_SCAN_INTERVAL_S * spread
+
+    async def _look_at_foreign(self) -> None:
+        """With places free, take what others left overdue, after a look at the tasks."""
+        free = self._settings.batch_size - len(self._running)
+        if free <= 0 or self._is_ready_now():
+            return
+        live = self._fleet.live(self._clock.monotonic_s())
+        foreign = [shard for shard in self._shards if fleet.owner(shard, live) != self.id]
+        count = min(len(foreign), max(1, round(len(self._shards) / len(live))))
+        for shard in self._rng.sample(foreign, count):
+            until_ms = self._clock.now_ms() - FOREIGN_OVERDUE_MS
+            page = await self._queue.due(
+                shard, since_ms=None, until_ms=until_ms, limit=min(100, free), resume=None
+            )
+            await self._take_foreign([hint for hint in page.hints if self._is_new(hint)])
+
+    async def _take_foreign(self, hints: list[Hint]) -> None:
+        if not hints:
+            return
+        tasks = await self._queue.get({hint.id for hint in hints})
+        now_ms = self._clock.now_ms()
+        for hint in hints:
+            task = tasks.get(hint.id)
+            if task is not None and task.is_claimable(now_ms):
+                self._offer(hint)
+            elif task is not None or hint.id not in tasks:
+                await self._attempts.refused(hint, task)
+        self._fill()
+
+    async def _read_shards(self) -> None:
+        self._shards = await self._queue.shards()
+
+    def _offer(self, hint: Hint) -> None:
+        """Put a hint into the heap, unless it is there, or under way, or not for this version."""
+        if not self._is_new(hint):
+            return
+        self._known.add(hint)
+        if hint.type not in self._attempts.handlers:
+            self._linger(hint, LEAVE_ALONE_S)
+            self._report_once(f"type {hint.type!r}", "left alone: no handler for this task type")
+            return
+        heapq.heappush(self._heap, Entry(hint.due_at_ms, hint))
+
+    def _is_new(self, hint: Hint) -> bool:
+        return hint not in self._known
+
+    def _linger(self, hint: Hint, linger_s: float) -> None:
+        self._lingering.append((self._clock.monotonic_s() + linger_s, hint))
+
+    def _forget_lingering(self) -> None:
+        now_s = self._clock.monotonic_s()
+        for _ in range(len(self._lingering)):
+            until_s, hint = self._lingering.popleft()
+            if until_s > now_s:
+                self._lingering.append((until_s, hint))
+            else:
+                self._known.discard(hint)
+
+    # Running
+
+    def _is_ready_now(self) -> bool:
+        return bool(self._heap) and self._heap[0].ready_ms <= self._clock.now_ms()
+
+    def _fill(self) -> None:
+        """Start an attempt for each hint whose instant has come while there are free places."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._attempts.stopping or self._is_clock_off:
+            return
+        while self._is_ready_now():
+            if len(self._running) >= self._settings.batch_size:
+                return
+            hint = heapq.heappop(self._heap).hint
+            if hint.id in self._running:
+                self._again(hint, self._clock.now_ms() + 1_000)
+            else:
+                self._running[hint.id] = asyncio.create_task(self._attempt(hint))
+        if self._heap:
+            wait_s = max(0.001, (self._heap[0].ready_ms - self._clock.now_ms()) / 1000)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._fill)
+
+    def _again(self, hint: Hint, at_ms: int) -> None:
+        heapq.heappush(self._heap, Entry(at_ms, hint))
+
+    async def _attempt(self, hint: Hint) -> None:
+        try:
+            again = await self._attempts.make(hint)
+        except StoreUnavailable as error:
+            log.warning("attempt left to its lease: %s", error, extra=self._about(hint, "left"))
+            again = Again(self._clock.now_ms() + 1_000)
+        except UnreadableTask as error:
+            self._report_once(hint.id, f"left alone: {error}")
+            self._linger(hint, LEAVE_ALONE_S)
+            again = None
+        except Exception:
+            log.exception("an attempt went wrong", extra=self._about(hint, "attempt_error"))
+            again = Again(self._clock.now_ms() + 1_000)
+        finally:
+            del self._running[hint.id]
+        if again is None:
+            self._linger(hint, LINGER_S)
+        else:
+            self._again(hint, again.at_ms)
+        self._fill()
+
+    # Keeping alive
+
+    async def _beat(self) -> None:
+        now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
+        await self._queue.beat(Heartbeat(processor=self.id, kind=self._kind, beat_ms=now_ms))
+        others = self._fleet.see(await self._queue.heartbeats(), now_s)
+        self._compare_clocks(others)
+        for dead in self._fleet.long_dead(now_s):
+            await self._queue.leave(dead)
+
+    def _compare_clocks(self, others: list[Heartbeat]) -> None:
+        """Beyond 1 s off the store's clock, say so; beyond 1.5 s, claim nothing until mended."""
+        offset_ms = self._queue.clock_offset_ms()
+        if abs(offset_ms) > OFFSET_WARN_MS:
+            text = "the store's clock is at least %d ms ahead of this one"
+            log.warning(text, offset_ms, extra={"action": "clock_off", "offset_ms": offset_ms})
+        was_off, self._is_clock_off = self._is_clock_off, abs(offset_ms) > OFFSET_STOP_MS
+        if was_off and not self._is_clock_off:
+            self._fill()
+        for other in others:
+            ahead_ms = other.beat_ms - self._clock.now_ms()
+            if ahead_ms > OFFSET_WARN_MS:
+                text = f"the clock of {other.processor} is {ahead_ms} ms ahead of this one"
+                self._report_once(other.processor, text)
+
+    async def _arm(self) -> None:
+        oldest_s = next(iter(self._attempts.kill_at_s.values()), None)
+        self._watchdog.arm(oldest_s or self._clock.monotonic_s() + KILL_AFTER_S)
+
+    async def _sweep_every_minute(self) -> None:
+        minute = self._clock.now_ms() // SWEEP_INTERVAL_MS - (1 if self._sweeps_always else 0)
+        while True:
+            now_ms = self._clock.now_ms()
+            if now_ms // SWEEP_INTERVAL_MS != minute:
+                minute = now_ms // SWEEP_INTERVAL_MS
+                live = self._fleet.live(self._clock.monotonic_s())
+                if self._sweeps_always or fleet.owner(f"sweep {minute}", live) == self.id:
+                    await self._survive(partial(self._sweep, minute))
+            await asyncio.sleep(1)
+
+    async def _sweep(self, minute: int) -> None:
+        now_ms = self._clock.now_ms()
+        changed = await self._queue.sweep_overdue(now_ms=now_ms)
+        segment = minute % SWEEP_SEGMENTS
+        changed += await self._queue.sweep_segment(segment, SWEEP_SEGMENTS, now_ms=now_ms)
+        self._attempts.counts["swept"] += changed
+        if changed:
+            log.info("swept %d rows", changed, extra={"action": "swept", "rows": changed})
+
+    async def _repeat(self, interval_s: float, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self._survive(step)
+            await asyncio.sleep(interval_s * self._rng.uniform(0.95, 1.05))
+
+    async def _survive(self, step: Callable[[], Awaitable[None]]) -> None:
+        """The loops outlive every error; the next pass tries again."""
+        try:
+            await step()
+        except StoreUnavailable as error:
+            log.warning("the store: %s", error, extra={"action": "store_unavailable"})
+        except Exception:
+            log.exception("a loop went wrong", extra={"action": "loop_error"})
+
+    def _report_once(self, about: str, text: str) -> None:
+        if about not in self._reported and len(self._reported) < HEAP_MAX:
+            self._reported.add(about)
+            log.warning("%s: %s", about, text, extra={"action": "left_alone"})
+
+    def _about(self, hint: Hint, action: str) -> dict[str, str]:
+        return {"action": action, "task_id": hint.id}

@@ -1,0 +1,203 @@
+"""The contract of the store, as two typed protocols. Their docstrings are the specification.
+
+`TaskStore` serves the views, `TaskQueue` the processors; both see the same tasks. The `tasks`
+are the authority. The rows that lead to them (hints for processors, the timeline for lists) may
+be late, surplus or repeated, never trusted, and never missing for long.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from chalicelib.task import UNFINISHED, Task, TaskState
+
+
+class Position(NamedTuple):
+    """A place in the order of a list: by `send_ts`, then id."""
+
+    send_ts_ms: int
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskFilter:
+    """What a list shows: [since, until) on `send_ts`, of these states and types.
+
+    None means "any". after: strictly behind this position, in the order asked for.
+    """
+
+    states: frozenset[TaskState] | None = None
+    types: frozenset[str] | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    limit: int = 50
+    after: Position | None = None
+    descending: bool = False
+
+    @property
+    def walks_open(self) -> bool:
+        """Only unfinished tasks are asked for: their own index answers, never history."""
+        return self.states is not None and self.states <= UNFINISHED
+
+    def is_ahead(self, position: Position) -> bool:
+        """Whether the position stands behind `after` in the order asked for."""
+        if self.after is None:
+            return True
+        return position < self.after if self.descending else position > self.after
+
+    def accepts(self, task: Task) -> bool:
+        """Whether state, type and time fit; where in the list it stands is not asked here."""
+        return (
+            task.state is not TaskState.DELETED
+            and (self.states is None or task.state in self.states)
+            and (self.types is None or task.type in self.types)
+            and (self.since_ms is None or task.send_ts_ms >= self.since_ms)
+            and (self.until_ms is None or task.send_ts_ms < self.until_ms)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """tasks: in order, at most `limit`, perhaps fewer; next: where to go on, None at the end."""
+
+    tasks: Sequence[Task]
+    next: Position | None
+
+
+class TaskStore(Protocol):
+    """What the views need. Blocking, safe to call from many threads.
+
+    Every method raises StoreUnavailable when the store does not answer in time.
+    """
+
+    def create(self, task: Task) -> Task:
+        """Store a new task (see Task.new) and return it as it now is.
+
+        A create whose answer was lost may be repeated with the same task: its token tells that
+        it is the same create. The returned task may already have moved on. A task of another
+        create under the same id is left as it is, and TaskExists is raised with that task as
+        last committed, a tombstone included.
+        """
+
+    def get(self, task_id: str) -> Task:
+        """The task as last committed. Raises TaskNotFound, also once it is deleted."""
+
+    def list(self, filter: TaskFilter) -> TaskPage:
+        """A page of tasks by (send_ts, id), each as last committed.
+
+        Following `next` to its end shows every task that fitted the filter throughout the walk
+        exactly once. A page can be short, even empty, and still have a `next`.
+        """
+
+    def delete(self, task_id: str, *, now_ms: int, token: str) -> None:
+        """Leave a tombstone. After this returns, no attempt of the task starts or settles.
+
+        Raises TaskNotFound if there is no task, TaskRunning while it runs under its lease.
+        """
+
+    def check(self) -> None:
+        """Raise StoreMismatch unless the tables are as this version needs them."""
+
+
+class Hint(NamedTuple):
+    """Look at this task at this time. A hint may be stale; the task decides."""
+
+    due_at_ms: int
+    id: str
+    type: str
+
+
+class HintPage(NamedTuple):
+    """hints: ordered by (due_at, id); next: pass to `due` to go on, None at the end."""
+
+    hints: Sequence[Hint]
+    next: str | None
+
+
+class Refused(NamedTuple):
+    """A claim that was not granted; task: what stands there instead, None if nothing does."""
+
+    task: Task | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heartbeat:
+    """A live processor's row. beat_ms: its wall clock when it wrote; kind: worker or tick."""
+
+    processor: str
+    kind: str
+    beat_ms: int
+
+
+class TaskQueue(Protocol):
+    """What a processor needs.
+
+    Every method raises StoreUnavailable when the store does not answer; for a claim or a
+    settlement this means that its outcome is unknown. `until_s` is a reading of the monotonic
+    clock after which an unknown outcome is no longer chased.
+    """
+
+    async def shards(self) -> Collection[int]:
+        """The shards that may hold hints: those configured and those that were used before."""
+
+    async def due(
+        self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None
+    ) -> HintPage:
+        """Hints with since <= due_at < until, at most about `limit`.
+
+        since_ms None looks from the very beginning. resume: `next` of the page before.
+        """
+
+    async def claim(
+        self, hint: Hint, *, claim: str, processor: str, now_ms: int, until_s: float
+    ) -> Task | Refused:
+        """Take the task if it is due at `now_ms`: Task.claimed, decided by the store alone.
+
+        Raises UnreadableTask for a record that this version cannot read; it is left as it is.
+        """
+
+    async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
+        """Write `settled` in place of `held` if `held.claim` still holds the task.
+
+        False if it does not: the lease was lost, and nothing was changed. If `settled` is
+        scheduled again, its hint is put before the task is written.
+        """
+
+    async def get(self, task_ids: Collection[str]) -> Mapping[str, Task | None]:
+        """These tasks as last committed, tombstones included; missing ones are left out.
+
+        None stands for a record that this version cannot read.
+        """
+
+    async def forget_hint(self, hint: Hint) -> None:
+        """Delete this hint, soon. Only its task's settler, or who saw it obsolete, may ask.
+
+        It never fails: a deletion that cannot be made now is kept for `flush`.
+        """
+
+    async def forget_open(self, task: Task) -> None:
+        """Delete the row that lists this finished or deleted task as unfinished, soon."""
+
+    async def flush(self) -> None:
+        """Send the deletions asked for until now. Called at least every 200 ms."""
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """Put the heartbeat in place of the processor's last one."""
+
+    async def heartbeats(self) -> Sequence[Heartbeat]:
+        """The rows of all processors, dead ones included."""
+
+    async def leave(self, processor: str) -> None:
+        """Delete the processor's heartbeat."""
+
+    async def sweep_overdue(self, *, now_ms: int) -> int:
+        """Fast sweep: repair what the rows of unfinished tasks overdue by a minute tell.
+
+        Returns how many rows were put again or deleted.
+        """
+
+    async def sweep_segment(self, segment: int, segments: int, *, now_ms: int) -> int:
+        """Slow sweep: repair the rows of one part of all tasks. Returns as above."""
+
+    def clock_offset_ms(self) -> int:
+        """The least by which the store's clock must differ from ours: positive if it is ahead."""

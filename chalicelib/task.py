@@ -1,0 +1,224 @@
+"""A task, its states, and the legal changes as pure functions.
+
+    scheduled ──claim──► running ──complete──► completed
+        ▲                 │  │ └────fail─────► failed
+        └─retry, give back┘  └─claim again once the lease is over (attempt + 1)
+
+Everything but a running task under its lease can be deleted.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Self
+
+TIMEOUT_S = 5.0
+"""A handler that has not finished this long after its start is cancelled."""
+LEASE_MS = 10_000
+"""How long a claim keeps others away: 2 x timeout."""
+START_WITHIN_S = 3.0
+"""Counted from the claim: a handler that would start later does not start at all."""
+KILL_AFTER_S = 8.5
+"""Counted from the claim: a process in which a handler is still alive then is killed."""
+SETTLE_WITHIN_S = 9.5
+"""Counted from the claim: a settlement still unanswered then is left to the lease."""
+FAILURES_MAX = 3
+"""This many failures (raised, or killed at the timeout) and the task is failed."""
+LOST_LEASES_MAX = 3
+"""After this many lost leases the next claim runs nothing and fails the task."""
+BACKOFF_S = 2.0
+"""Wait after the first failure; it doubles with each further one."""
+BACKOFF_JITTER = 0.25
+"""At most this share is added to a wait, so that tasks which failed together spread."""
+TOMBSTONE_S = 86_400
+"""A deleted task is kept this long, so that a late create cannot bring it back."""
+
+
+class TaskState(StrEnum):
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DELETED = "deleted"
+
+
+UNFINISHED = frozenset({TaskState.SCHEDULED, TaskState.RUNNING})
+FINISHED = frozenset({TaskState.COMPLETED, TaskState.FAILED})
+VISIBLE = UNFINISHED | FINISHED
+"""The states a client can see; a deleted task is no task any more."""
+
+
+class IllegalChange(Exception):
+    """The task's state does not allow this change."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One task. Times are milliseconds since the epoch; None means "not yet" or "no longer".
+
+    id: lower-case hyphenated UUID.
+    send_ts_ms: when the client wants it run; never changes.
+    due_at_ms: when anyone may next claim it; moves; None once finished or deleted.
+    token: fresh for each create and each delete, to know one's own write again.
+    claim: the fencing token, fresh for each claim; kept after settling, for the same reason.
+    started_ts_ms: start of the latest attempt; first_started_ts_ms: of the first.
+    given_back: attempts that ended without running the handler.
+    """
+
+    id: str
+    type: str
+    send_ts_ms: int
+    created_ts_ms: int
+    token: str
+    state: TaskState = TaskState.SCHEDULED
+    due_at_ms: int | None = None
+    attempt: int = 0
+    failures: int = 0
+    given_back: int = 0
+    claim: str | None = None
+    processor: str | None = None
+    first_started_ts_ms: int | None = None
+    started_ts_ms: int | None = None
+    finished_ts_ms: int | None = None
+    result: str | None = None
+    error: str | None = None
+    purge_at_s: int | None = None
+
+    @classmethod
+    def new(cls, *, id: str, type: str, send_ts_ms: int, now_ms: int, token: str) -> Self:
+        """A task as it is first stored: due at its time, or now if that has passed."""
+        return cls(
+            id=id,
+            type=type,
+            send_ts_ms=send_ts_ms,
+            created_ts_ms=now_ms,
+            due_at_ms=max(send_ts_ms, now_ms),
+            token=token,
+        )
+
+    @property
+    def lateness_ms(self) -> int | None:
+        """Start of the first attempt minus `send_ts`; None before it."""
+        if self.first_started_ts_ms is None:
+            return None
+        return self.first_started_ts_ms - self.send_ts_ms
+
+    @property
+    def leases_lost(self) -> int:
+        """Earlier attempts whose processor never settled them."""
+        current = 1 if self.state is not TaskState.SCHEDULED and self.attempt else 0
+        settled = self.failures + self.given_back
+        return max(0, self.attempt - current - settled)
+
+    def is_claimable(self, now_ms: int) -> bool:
+        return self.due_at_ms is not None and self.due_at_ms <= now_ms
+
+    def is_deletable(self, now_ms: int) -> bool:
+        if self.state is TaskState.RUNNING:
+            return self.is_claimable(now_ms)
+        return self.state is not TaskState.DELETED
+
+    def claimed(self, *, now_ms: int, claim: str, processor: str) -> Self:
+        """The next attempt, held by `processor` until its lease is over."""
+        if not self.is_claimable(now_ms):
+            raise IllegalChange(f"{self.state} task due at {self.due_at_ms} claimed at {now_ms}")
+        first = self.first_started_ts_ms
+        return replace(
+            self,
+            state=TaskState.RUNNING,
+            claim=claim,
+            processor=processor,
+            attempt=self.attempt + 1,
+            due_at_ms=now_ms + LEASE_MS,
+            started_ts_ms=now_ms,
+            first_started_ts_ms=now_ms if first is None else first,
+        )
+
+    def started(self, now_ms: int) -> Self:
+        """The claimed task with the instant at which its handler really started."""
+        self._must_run()
+        is_first = self.first_started_ts_ms == self.started_ts_ms
+        first = now_ms if is_first else self.first_started_ts_ms
+        return replace(self, started_ts_ms=now_ms, first_started_ts_ms=first)
+
+    def completed(self, result: str, *, now_ms: int) -> Self:
+        self._must_run()
+        return replace(
+            self,
+            state=TaskState.COMPLETED,
+            result=result,
+            error=None,
+            finished_ts_ms=now_ms,
+            due_at_ms=None,
+        )
+
+    def failed(self, error: str, *, now_ms: int) -> Self:
+        """Ended for good without a result: too many failures or lost leases."""
+        self._must_run()
+        return replace(
+            self,
+            state=TaskState.FAILED,
+            error=error,
+            finished_ts_ms=now_ms,
+            due_at_ms=None,
+        )
+
+    def failed_once(self, error: str, *, now_ms: int, jitter: Callable[[], float]) -> Self:
+        """One more failure: back to the schedule after a wait, or `failed` at the limit.
+
+        jitter: returns a number in [0, 1).
+        """
+        self._must_run()
+        counted = replace(self, failures=self.failures + 1)
+        if counted.failures >= FAILURES_MAX:
+            return counted.failed(error, now_ms=now_ms)
+        wait_s = backoff_s(counted.failures) * (1 + BACKOFF_JITTER * jitter())
+        return replace(
+            counted,
+            state=TaskState.SCHEDULED,
+            error=error,
+            due_at_ms=now_ms + round(wait_s * 1000),
+        )
+
+    def returned(self, *, now_ms: int, hint_due_ms: int) -> Self:
+        """Given back without having run: due again at once, no failure counted.
+
+        hint_due_ms: where the hint that led here lies; the new one must be another row.
+        """
+        self._must_run()
+        is_first = self.first_started_ts_ms == self.started_ts_ms
+        return replace(
+            self,
+            state=TaskState.SCHEDULED,
+            given_back=self.given_back + 1,
+            due_at_ms=max(now_ms, hint_due_ms + 1),
+            started_ts_ms=None if is_first else self.started_ts_ms,
+            first_started_ts_ms=None if is_first else self.first_started_ts_ms,
+        )
+
+    def deleted(self, *, now_ms: int, token: str) -> Self:
+        """The tombstone."""
+        if not self.is_deletable(now_ms):
+            raise IllegalChange(f"{self.state} task deleted at {now_ms}")
+        return replace(
+            self,
+            state=TaskState.DELETED,
+            token=token,
+            due_at_ms=None,
+            purge_at_s=now_ms // 1000 + TOMBSTONE_S,
+        )
+
+    def _must_run(self) -> None:
+        if self.state is not TaskState.RUNNING:
+            raise IllegalChange(f"{self.state} task settled")
+
+
+def backoff_s(failures: int) -> float:
+    """Wait before the next attempt after so many failures, without jitter: 2, 4, 8 … seconds."""
+    return float(BACKOFF_S * 2 ** (failures - 1))
+
+
+def shard_of(task_id: str, shards: int) -> int:
+    """The shard of a task, the same in every process."""
+    return zlib.crc32(task_id.encode()) % shards

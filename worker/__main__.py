@@ -1,0 +1,38 @@
+"""`python -m worker [--processes N]`: a supervisor and N processes that run tasks.
+
+SIGTERM or SIGINT drains: no more claims, running tasks end within their deadline, exit 0 within
+7 s. A second signal more than 1 s after the first ends at once.
+"""
+
+import argparse
+import sys
+
+from chalicelib import log
+from chalicelib.clock import SystemClock
+from chalicelib.config import Settings
+from chalicelib.errors import SchedulerError
+from worker.supervisor import Supervisor
+
+
+def main() -> int:
+    """Exit code: 0 after a drain, 1 after an end at once, 2 for what cannot be started."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser.add_argument("--processes", type=_positive, default=1, metavar="N")
+    options = parser.parse_args()
+    log.set_up()
+    try:
+        settings = Settings.from_env()
+        return Supervisor(settings, options.processes, SystemClock()).run()
+    except SchedulerError as error:
+        print(f"worker: {error}", file=sys.stderr)  # noqa: T201 - not started: no log yet
+        return 2
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 256):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an integer from 1 to 256")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

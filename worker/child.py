@@ -1,0 +1,93 @@
+"""One process of the worker: a processor until it is told to drain."""
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from chalicelib.alternator import store, tables
+from chalicelib.alternator.queue import AlternatorTaskQueue
+from chalicelib.attempt import Attempts
+from chalicelib.clock import Clock, SystemClock, pause
+from chalicelib.config import Settings
+from chalicelib.errors import StoreUnavailable
+from chalicelib.handlers import LinePrinter
+from chalicelib.processor import Processor
+
+log = logging.getLogger(__name__)
+
+STORE_WAIT_S = 0.5
+PARENT_LOOK_S = 0.2
+PR_SET_PDEATHSIG = 1
+
+
+class SharedWatchdog:
+    """Tells the supervisor when to kill this process, through memory they share."""
+
+    def __init__(self, kill_at_s: Any) -> None:
+        self._kill_at_s = kill_at_s
+
+    def arm(self, kill_at_s: float) -> None:
+        self._kill_at_s.value = kill_at_s
+
+
+def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bool]) -> None:
+    """Return once the tables are verified. Raises StoreMismatch if they do not fit."""
+    client = None
+    while not is_stopped():
+        try:
+            client = client or store.connect(settings)
+            tables.verify(client, settings.table_prefix)
+            tables.warm_up(client, settings.table_prefix)
+            break
+        except StoreUnavailable as error:
+            log.warning("waiting for the store: %s", error, extra={"action": "store_waited"})
+            pause(STORE_WAIT_S)
+    if client is not None:
+        store.close(client)
+
+
+def main(settings: Settings, kill_at_s: Any) -> None:
+    """Runs in a forked process; ends with the supervisor, however that ends."""
+    # The supervisor's handlers were inherited; until ours stand, a signal simply ends us.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    _die_with(os.getppid())
+    lines = os.dup(1)
+    # Whatever a handler or a library prints must not get between the lines.
+    os.dup2(2, 1)
+    asyncio.run(_run(settings, SharedWatchdog(kill_at_s), LinePrinter(lines), SystemClock()))
+
+
+async def _run(
+    settings: Settings, watchdog: SharedWatchdog, emit: Callable[[str], None], clock: Clock
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    queue = AlternatorTaskQueue.open(settings, clock)
+    attempts = Attempts.of(settings, queue, clock, emit)
+    try:
+        await Processor(attempts, settings, watchdog, kind="worker").run(stop)
+    finally:
+        await queue.close()
+    log.info("drained", extra={"action": "drained", "counts": dict(attempts.counts)})
+
+
+def _die_with(parent: int) -> None:
+    """End when the supervisor does, SIGKILL included: by the kernel, or else by looking."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        pause(PARENT_LOOK_S)
+    os._exit(1)

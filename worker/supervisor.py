@@ -1,0 +1,122 @@
+"""Keeps N child processes alive and kills one in which a handler outlives its deadline."""
+
+import logging
+import multiprocessing
+import signal
+from dataclasses import dataclass
+from multiprocessing.context import ForkProcess
+from multiprocessing.sharedctypes import RawValue
+from typing import Any
+
+from chalicelib.clock import Clock
+from chalicelib.config import Settings
+from worker import child
+
+log = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 0.05
+SECOND_SIGNAL_AFTER_S = 1.0
+"""Signals closer together are one: a terminal and a parent may both send it."""
+DRAIN_WITHIN_S = 6.7
+RESTART_WAIT_S = 0.1
+RESTART_WAIT_MAX_S = 5.0
+STABLE_AFTER_S = 10.0
+
+_processes = multiprocessing.get_context("fork")
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place for one child. kill_at_s: shared with it, monotonic; restarts: in quick row."""
+
+    kill_at_s: Any
+    process: ForkProcess | None = None
+    started_s: float = 0.0
+    start_at_s: float = 0.0
+    restarts: int = 0
+
+
+class Supervisor:
+    """Children are forked, so that they stay in this session and process group."""
+
+    def __init__(self, settings: Settings, processes: int, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._slots = [Slot(RawValue("d", 0.0)) for _ in range(processes)]
+        self._signals_s: list[float] = []
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        child.wait_for_store(self._settings, self._clock, lambda: bool(self._signals_s))
+        while not self._signals_s:
+            for slot in self._slots:
+                self._look_after(slot)
+            self._wait()
+        return self._end()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._signals_s.append(self._clock.monotonic_s())
+
+    def _wait(self) -> None:
+        """Until a child ends, or the next look is due."""
+        sentinels = [slot.process.sentinel for slot in self._slots if slot.process]
+        multiprocessing.connection.wait(sentinels, LOOK_INTERVAL_S) if sentinels else None
+
+    def _look_after(self, slot: Slot) -> None:
+        """Start a child that is not there, unless it has to wait; end one that is stuck."""
+        now_s = self._clock.monotonic_s()
+        if slot.process is not None and slot.process.exitcode is not None:
+            self._bury(slot, now_s)
+        if slot.process is None and now_s >= slot.start_at_s:
+            self._start(slot, now_s)
+        elif slot.process is not None:
+            self._kill_if_stuck(slot, now_s)
+
+    def _start(self, slot: Slot, now_s: float) -> None:
+        slot.kill_at_s.value = 0.0
+        slot.process = _processes.Process(
+            target=child.main, args=(self._settings, slot.kill_at_s), name="processor"
+        )
+        slot.process.start()
+        slot.started_s = now_s
+        extra = {"action": "process_started", "pid": slot.process.pid}
+        log.info("process started", extra=extra)
+
+    def _bury(self, slot: Slot, now_s: float) -> None:
+        assert slot.process is not None
+        extra = {"action": "process_ended", "pid": slot.process.pid}
+        log.warning("process ended with code %s", slot.process.exitcode, extra=extra)
+        slot.process.close()
+        slot.process = None
+        is_stable = now_s - slot.started_s > STABLE_AFTER_S
+        slot.restarts = 0 if is_stable else slot.restarts + 1
+        wait_s = RESTART_WAIT_S * 2**slot.restarts if slot.restarts else 0.0
+        slot.start_at_s = now_s + min(RESTART_WAIT_MAX_S, wait_s)
+
+    def _kill_if_stuck(self, slot: Slot, now_s: float) -> None:
+        assert slot.process is not None
+        if 0.0 < slot.kill_at_s.value < now_s and slot.process.is_alive():
+            extra = {"action": "process_killed", "pid": slot.process.pid}
+            log.error("a handler outlived its deadline: process killed", extra=extra)
+            slot.process.kill()
+
+    def _end(self) -> int:
+        """Drain, then kill what is left; a second signal kills at once."""
+        first_s = self._signals_s[0]
+        left = [slot.process for slot in self._slots if slot.process is not None]
+        for process in left:
+            process.terminate()
+        while any(process.is_alive() for process in left):
+            is_repeated = self._signals_s[-1] - first_s > SECOND_SIGNAL_AFTER_S
+            is_late = self._clock.monotonic_s() - first_s > DRAIN_WITHIN_S
+            if is_repeated or is_late:
+                for process in left:
+                    process.kill()
+            for process in left:
+                process.join(LOOK_INTERVAL_S / len(left))
+            for slot in self._slots:
+                if slot.process is not None and slot.process.is_alive():
+                    self._kill_if_stuck(slot, self._clock.monotonic_s())
+        is_repeated = self._signals_s[-1] - first_s > SECOND_SIGNAL_AFTER_S
+        return 1 if is_repeated else 0
