@@ -1,6 +1,7 @@
 """Settings, read from the environment and checked once."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -45,7 +46,7 @@ class Settings:
             user=env.get("ALTERNATOR_USER") or "local",
             secret=env.get("ALTERNATOR_SECRET") or "local",
             ca_file=env.get("ALTERNATOR_CA_FILE") or None,
-            table_prefix=env.get("TABLE_PREFIX", ""),
+            table_prefix=_prefix("TABLE_PREFIX", env.get("TABLE_PREFIX", "")),
             shards=_integer(env, "SHARDS", 16, 1, 4096),
             batch_size=_integer(env, "BATCH_SIZE", 100, 1, 1000),
             lookahead_s=_seconds(env, "LOOKAHEAD_S", 2.0, 0.1, 60),
@@ -80,6 +81,12 @@ def _url(name: str, text: str) -> str:
         usable = False
     if not usable:
         raise InvalidSetting(f"{name}={text!r}: expected a URL such as http://127.0.0.1:8001")
+    return text
+
+
+def _prefix(name: str, text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{0,100}", text):
+        raise InvalidSetting(f"{name}={text!r}: expected at most 100 of A-Z a-z 0-9 _ . -")
     return text
 
 

@@ -11,6 +11,8 @@ from chalicelib.store import Heartbeat
 
 DEAD_AFTER_S = 4.0
 """A processor whose heartbeat did not change for this long gets no shards."""
+STALE_AFTER_MS = 10_000
+"""A row this old when it is first seen is dead: far more than clocks may differ."""
 FORGET_AFTER_S = 60.0
 """After this long its row is deleted."""
 
@@ -22,7 +24,9 @@ class Fleet:
         self.me = me
         self._changes: dict[str, tuple[int, float]] = {}
 
-    def see(self, heartbeats: Iterable[Heartbeat], now_s: float) -> list[Heartbeat]:
+    def see(
+        self, heartbeats: Iterable[Heartbeat], *, now_s: float, now_ms: int
+    ) -> list[Heartbeat]:
         """Take note of all rows as they are now; returns those that changed since the last look."""
         rows = {row.processor: row for row in heartbeats}
         self._changes = {id: seen for id, seen in self._changes.items() if id in rows}
@@ -30,8 +34,11 @@ class Fleet:
             row for id, row in rows.items() if self._changes.get(id, (None, 0))[0] != row.beat_ms
         ]
         for row in changed:
-            self._changes[row.processor] = (row.beat_ms, now_s)
-        return [row for row in changed if row.processor != self.me]
+            is_stale = row.processor not in self._changes and row.beat_ms < now_ms - STALE_AFTER_MS
+            seen_s = now_s - DEAD_AFTER_S if is_stale else now_s
+            self._changes[row.processor] = (row.beat_ms, seen_s)
+        live = self.live(now_s)
+        return [row for row in changed if row.processor != self.me and row.processor in live]
 
     def live(self, now_s: float) -> list[str]:
         """Ids of the processors that are alive, this one always."""

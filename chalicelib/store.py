@@ -159,7 +159,7 @@ class TaskQueue(Protocol):
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
         """Write `settled` in place of `held` if `held.claim` still holds the task.
 
-        False if it does not: the lease was lost, and nothing was changed. If `settled` is
+        held: the task as `claim` gave it. False if it does not: the lease was lost, and nothing was changed. If `settled` is
         scheduled again, its hint is put before the task is written.
         """
 

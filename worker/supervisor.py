@@ -100,6 +100,7 @@ class Supervisor:
             extra = {"action": "process_killed", "pid": slot.process.pid}
             log.error("a handler outlived its deadline: process killed", extra=extra)
             slot.process.kill()
+            slot.kill_at_s.value = 0.0
 
     def _end(self) -> int:
         """Drain, then kill what is left; a second signal kills at once."""

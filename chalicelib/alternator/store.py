@@ -39,7 +39,6 @@ DEADLINE_S = 8.0
 """A call gives up after this; API Gateway would at 29 s."""
 TRY_TIMEOUT_S = 3.0
 EXAMINED_MAX = 2_000
-"""A page is cut short after so many rows that did not fit the filter."""
 DIRECTORY_PAGE = 200
 PARALLEL_QUERIES = 8
 
@@ -85,7 +84,8 @@ def connect(settings: Settings) -> "DynamoDBClient":
 class AlternatorTaskStore:
     """The contract of TaskStore, on any boto3 DynamoDB client.
 
-    rng spreads the retries; sleep waits between them.
+    rng spreads the retries; sleep waits between them. examined_max: a page is cut short after
+    about so many rows that did not fit its filter.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class AlternatorTaskStore:
         shards: int = 16,
         rng: Random | None = None,
         sleep: Sleep = pause,
+        examined_max: int = EXAMINED_MAX,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -107,6 +108,7 @@ class AlternatorTaskStore:
         self._announced_lock = Lock()
         self._rng = rng or Random()
         self._sleep = sleep
+        self._examined_max = examined_max
         self._pool = ThreadPoolExecutor(PARALLEL_QUERIES, thread_name_prefix="query")
 
     @classmethod
@@ -161,7 +163,7 @@ class AlternatorTaskStore:
                         return TaskPage(found, Position(found[-1].send_ts_ms, found[-1].id))
                     found.append(task)
             examined += len(chunk)
-            if examined >= EXAMINED_MAX:
+            if examined >= self._examined_max:
                 return TaskPage(found, chunk[-1])
         return TaskPage(found, None)
 

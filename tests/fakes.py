@@ -1,0 +1,104 @@
+"""What stands in for time and chance in tests."""
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any, TypeVar
+
+from chalicelib.task import Task
+
+T = TypeVar("T")
+
+NOON_MS = 1_800_000_000_000
+"""When the fake clock starts: a time in 2027, at the start of an hour."""
+
+
+class FakeClock:
+    """A clock that stands still until it is told to tick."""
+
+    def __init__(self, now_ms: int = NOON_MS) -> None:
+        self.start_ms = now_ms
+        self.elapsed_s = 0.0
+
+    def now_ms(self) -> int:
+        return self.start_ms + int(self.elapsed_s * 1000)
+
+    def monotonic_s(self) -> float:
+        return self.elapsed_s
+
+    def tick(self, seconds: float) -> None:
+        self.elapsed_s += seconds
+
+
+class LoopClock:
+    """The clock of a virtual loop; offset_ms: how far its wall clock is wrong."""
+
+    def __init__(self, offset_ms: int = 0) -> None:
+        self.offset_ms = offset_ms
+
+    def now_ms(self) -> int:
+        return NOON_MS + self.offset_ms + int(asyncio.get_running_loop().time() * 1000 + 1e-6)
+
+    def monotonic_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Never waits: it moves the loop's time to where the wait would have ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if not ready and timeout:
+            self.now_s += timeout
+        if not ready and timeout is None:
+            raise RuntimeError("a virtual loop would wait for ever")
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in which sleeping takes no time."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now_s
+
+
+def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine on a loop of its own in which sleeping takes no time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main())
+
+
+class NoWatchdog:
+    """Remembers what it was armed with."""
+
+    def __init__(self) -> None:
+        self.kill_at_s = 0.0
+
+    def arm(self, kill_at_s: float) -> None:
+        self.kill_at_s = kill_at_s
+
+
+class Ids:
+    """Ids and tokens from a seed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._rng = Random(seed)
+
+    def __call__(self) -> str:
+        digits = f"{self._rng.getrandbits(128):032x}"
+        return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def new_task(
+    ids: Ids, *, send_ts_ms: int = NOON_MS, now_ms: int = NOON_MS, type: str = "Baz"
+) -> Task:
+    return Task.new(id=ids(), type=type, send_ts_ms=send_ts_ms, now_ms=now_ms, token=ids())

@@ -1,0 +1,36 @@
+"""A worker that knows some badly behaved task types beside the real ones."""
+
+import asyncio
+import os
+import sys
+import time
+
+from chalicelib.handlers import Run, handles
+from worker.__main__ import main
+
+
+@handles("Endless")
+async def endless(run: Run) -> str:
+    await asyncio.sleep(60)
+    return "never"
+
+
+@handles("Blocking")
+async def blocking(run: Run) -> str:
+    time.sleep(60)  # noqa: TID251 - blocks the event loop, as a bad handler would
+    return "never"
+
+
+@handles("Exiting")
+async def exiting(run: Run) -> str:
+    os._exit(3)
+
+
+@handles("Printing")
+async def printing(run: Run) -> str:
+    print("a stray line")  # noqa: T201 - what a handler must not do
+    return "Printing"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

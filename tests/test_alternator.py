@@ -1,0 +1,568 @@
+"""What the contract suites cannot show: lost answers, wrong tables, odd rows."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from chalicelib.alternator import requests, tables, time_index
+from chalicelib.alternator.outcome import ConditionFailed, Unanswered
+from chalicelib.alternator.queue import AlternatorTaskQueue
+from chalicelib.alternator.requests import JsonObject, Request
+from chalicelib.alternator.store import AlternatorTaskStore
+from chalicelib.alternator.time_index import Announced, Indexes
+from chalicelib.alternator.transport import Transport
+from chalicelib.config import Settings
+from chalicelib.errors import (
+    SchedulerError,
+    StoreMismatch,
+    StoreUnavailable,
+    TaskNotFound,
+    UnreadableTask,
+)
+from chalicelib.store import Hint, Refused, TaskFilter
+from chalicelib.task import Task, TaskState, shard_of
+from tests.fakes import NOON_MS, FakeClock, Ids, new_task
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+MINUTE_MS = 60_000
+IDS = Ids(7)
+
+
+def server_error(status: int = 500, code: str = "InternalServerError") -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": "sorry"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(response, "any")
+
+
+class FaultyClient:
+    """A boto3 client whose next calls go wrong: before or after they were applied."""
+
+    def __init__(self, client: "DynamoDBClient") -> None:
+        self._client = client
+        self.faults: list[tuple[str, str, Exception]] = []
+        self.calls: list[str] = []
+
+    def lose(self, method: str, when: str = "after", error: Exception | None = None) -> None:
+        self.faults.append((method, when, error or server_error()))
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        real = getattr(self._client, method)
+
+        def call(**body: Any) -> Any:
+            self.calls.append(method)
+            fault = next((fault for fault in self.faults if fault[0] == method), None)
+            if fault is None:
+                return real(**body)
+            self.faults.remove(fault)
+            if fault[1] == "after":
+                real(**body)
+            raise fault[2]
+
+        return call
+
+
+@pytest.fixture
+def faulty(client: "DynamoDBClient") -> FaultyClient:
+    return FaultyClient(client)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(faulty: Any, settings: Settings, clock: FakeClock) -> AlternatorTaskStore:
+    return AlternatorTaskStore(
+        faulty,
+        clock,
+        prefix=settings.table_prefix,
+        shards=settings.shards,
+        rng=Random(1),
+        sleep=clock.tick,
+    )
+
+
+def task_at(ms: int = NOON_MS, now_ms: int = NOON_MS) -> Task:
+    return new_task(IDS, send_ts_ms=ms, now_ms=now_ms)
+
+
+# The views' store under lost answers
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        server_error(),
+        server_error(400, "RequestLimitExceeded"),
+        EndpointConnectionError(endpoint_url="http://127.0.0.1"),
+    ],
+)
+def test_create_whose_answer_was_lost_creates_one_task(
+    store: AlternatorTaskStore, faulty: FaultyClient, when: str, error: Exception
+) -> None:
+    faulty.lose("put_item", when, error)
+    task = task_at()
+    assert store.create(task) == task
+    assert [listed.id for listed in store.list(TaskFilter()).tasks] == [task.id]
+
+
+def test_delete_whose_answer_was_lost_is_a_delete(
+    store: AlternatorTaskStore, faulty: FaultyClient
+) -> None:
+    task = store.create(task_at())
+    faulty.lose("update_item")
+    store.delete(task.id, now_ms=NOON_MS, token=IDS())
+    with pytest.raises(TaskNotFound):
+        store.get(task.id)
+    with pytest.raises(TaskNotFound):
+        store.delete(task.id, now_ms=NOON_MS, token=IDS())
+
+
+def test_rows_whose_delete_failed_are_not_shown(
+    store: AlternatorTaskStore, faulty: FaultyClient
+) -> None:
+    task = store.create(task_at())
+    for _ in range(1000):
+        faulty.lose("batch_write_item", "before")
+    store.delete(task.id, now_ms=NOON_MS, token=IDS())
+    assert store.list(TaskFilter()).tasks == []
+
+
+def test_store_that_never_answers_is_given_up(
+    store: AlternatorTaskStore, faulty: FaultyClient, clock: FakeClock
+) -> None:
+    for _ in range(1000):
+        faulty.lose("get_item", "before")
+    with pytest.raises(StoreUnavailable):
+        store.get(IDS())
+    assert 7 < clock.elapsed_s <= 8
+
+
+def test_rows_are_put_before_the_task(store: AlternatorTaskStore, faulty: FaultyClient) -> None:
+    """A crash in between leaves rows that lead nowhere, never a task that nothing leads to."""
+    for _ in range(1000):
+        faulty.lose("batch_write_item", "before")
+    with pytest.raises(StoreUnavailable):
+        store.create(task_at())
+    assert "put_item" not in faulty.calls
+
+
+def test_second_task_of_a_bucket_costs_two_requests(
+    store: AlternatorTaskStore, faulty: FaultyClient
+) -> None:
+    first = store.create(task_at(NOON_MS + MINUTE_MS))
+    faulty.calls.clear()
+    again = Task.new(
+        id=first.id[:-1] + first.id[-1],
+        type="Baz",
+        send_ts_ms=NOON_MS + MINUTE_MS,
+        now_ms=NOON_MS,
+        token=first.token,
+    )
+    store.create(again)
+    assert faulty.calls == ["batch_write_item", "put_item"]
+
+
+def test_wrong_request_is_no_outage(store: AlternatorTaskStore, faulty: FaultyClient) -> None:
+    faulty.lose("get_item", "before", server_error(400, "ValidationException"))
+    with pytest.raises(SchedulerError, match="refused a request: ValidationException"):
+        store.get(IDS())
+    faulty.lose("get_item", "before", server_error(400, "UnrecognizedClientException"))
+    with pytest.raises(StoreUnavailable, match="refuses our credentials"):
+        store.get(IDS())
+
+
+def test_missing_table_is_named(
+    store: AlternatorTaskStore, client: "DynamoDBClient", settings: Settings
+) -> None:
+    client.delete_table(TableName=f"{settings.table_prefix}tasks")
+    with pytest.raises(StoreMismatch):
+        store.get(IDS())
+
+
+def test_record_of_a_newer_version_is_left_out_of_lists(
+    store: AlternatorTaskStore, client: "DynamoDBClient", settings: Settings
+) -> None:
+    task = store.create(task_at())
+    newer: Any = requests.encode_task(task) | {"state": {"S": "paused"}, "extra": {"S": "x"}}
+    client.put_item(TableName=f"{settings.table_prefix}tasks", Item=newer)
+    assert store.list(TaskFilter()).tasks == []
+    with pytest.raises(UnreadableTask):
+        store.get(task.id)
+
+
+def test_page_is_cut_short_when_little_fits(
+    client: "DynamoDBClient", settings: Settings, clock: FakeClock
+) -> None:
+    store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, examined_max=60)
+    for i in range(120):
+        store.create(task_at(NOON_MS + i))
+    page = store.list(TaskFilter(types=frozenset({"Foo"}), limit=10))
+    assert page.tasks == []
+    assert page.next is not None
+    assert page.next.send_ts_ms == NOON_MS + 99
+
+
+def test_pending_is_found_without_walking_history(
+    store: AlternatorTaskStore, faulty: FaultyClient, clock: FakeClock
+) -> None:
+    for i in range(30):
+        task = store.create(task_at(NOON_MS - i * 3_600_000))
+        store._drop_rows(task)
+    pending = store.create(task_at(NOON_MS + 5))
+    faulty.calls.clear()
+    page = store.list(TaskFilter(states=frozenset({TaskState.SCHEDULED})))
+    assert list(page.tasks) == [pending]
+    assert len(faulty.calls) < 60
+
+
+# Tables
+
+
+def test_tables_of_something_else_are_refused(moto_client: "DynamoDBClient") -> None:
+    moto_client.delete_table(TableName="workers")
+    moto_client.create_table(
+        TableName="workers",
+        KeySchema=[{"AttributeName": "name", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "name", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    with pytest.raises(StoreMismatch, match="table workers has keys"):
+        tables.verify(moto_client)
+
+
+def test_table_with_other_write_isolation_is_refused(moto_client: "DynamoDBClient") -> None:
+    arn = moto_client.describe_table(TableName="tasks")["Table"]["TableArn"]
+    tag: Any = {"Key": tables.ISOLATION, "Value": "unsafe_rmw"}
+    moto_client.tag_resource(ResourceArn=arn, Tags=[tag])
+    with pytest.raises(StoreMismatch, match="tasks has tag system:write_isolation unsafe_rmw"):
+        tables.verify(moto_client)
+
+
+def test_missing_table_is_refused_and_created(moto_client: "DynamoDBClient") -> None:
+    moto_client.delete_table(TableName="schedule")
+    with pytest.raises(StoreMismatch, match="table schedule is missing"):
+        tables.verify(moto_client)
+    tables.create(moto_client)
+    tables.verify(moto_client)
+    tables.warm_up(moto_client)
+
+
+def test_table_that_was_created_although_it_said_no(client: Any, settings: Settings) -> None:
+    faulty: Any = FaultyClient(client)
+    faulty.lose("create_table")
+    tables.create(faulty, settings.table_prefix + "again_", sleep=lambda _: None)
+    tables.verify(client, settings.table_prefix + "again_")
+
+
+def test_store_that_cannot_be_asked_is_unavailable(moto_client: "DynamoDBClient") -> None:
+    faulty: Any = FaultyClient(moto_client)
+    faulty.lose("describe_table", "before")
+    with pytest.raises(StoreUnavailable, match="cannot be described"):
+        tables.verify(faulty)
+    faulty.lose("describe_table", "before", EndpointConnectionError(endpoint_url="http://x"))
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        tables.verify(faulty)
+    faulty.lose("update_item", "before")
+    with pytest.raises(StoreUnavailable, match="first conditional write failed"):
+        tables.warm_up(faulty)
+
+
+# The processors' queue under lost answers
+
+
+class FaultyTransport:
+    """Loses answers of the next requests of an action."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.offset = transport.offset
+        self.lost: list[tuple[str, str]] = []
+        self.sent: list[Request] = []
+        self.always = False
+
+    async def send(self, request: Request, **options: Any) -> JsonObject:
+        self.sent.append(request)
+        fault = next((lost for lost in self.lost if lost[0] == request.action), None)
+        if fault is None:
+            return await self._transport.send(request, **options)
+        if not self.always:
+            self.lost.remove(fault)
+        if fault[1] == "after":
+            await self._transport.send(request, **options)
+        raise Unanswered("lost")
+
+
+class Queue:
+    """A queue with a faulty transport, and a runner for its coroutines."""
+
+    def __init__(self, settings: Settings, clock: FakeClock, runner: asyncio.Runner) -> None:
+        async def open_transport() -> Transport:
+            return Transport.open(settings, clock)
+
+        self.run = runner.run
+        self.real: Transport = runner.run(open_transport())
+        self.transport = FaultyTransport(self.real)
+        transport: Any = self.transport
+        self.queue = AlternatorTaskQueue(
+            transport, clock, prefix=settings.table_prefix, shards=settings.shards
+        )
+
+    def claim(self, task: Task, claim: str = "c1") -> Task | Refused:
+        hint = Hint(task.due_at_ms or 0, task.id, task.type)
+        answer: Task | Refused = self.run(
+            self.queue.claim(hint, claim=claim, processor="p", now_ms=NOON_MS, until_s=1.0)
+        )
+        return answer
+
+
+@pytest.fixture
+def faulty_queue(settings: Settings, client: "DynamoDBClient", clock: FakeClock) -> Iterator[Queue]:
+    with asyncio.Runner() as runner:
+        queue = Queue(settings, clock, runner)
+        yield queue
+        runner.run(queue.real.close())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_claim_whose_answer_was_lost_is_ours(
+    store: AlternatorTaskStore, faulty_queue: Queue, when: str
+) -> None:
+    task = store.create(task_at())
+    faulty_queue.transport.lost = [("UpdateItem", when)] * 2
+    held = faulty_queue.claim(task)
+    assert isinstance(held, Task)
+    assert (held.attempt, held.claim) == (1, "c1")
+    assert isinstance(faulty_queue.claim(task, "c2"), Refused)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_settlement_whose_answer_was_lost_is_ours(
+    store: AlternatorTaskStore, faulty_queue: Queue, when: str
+) -> None:
+    held = faulty_queue.claim(store.create(task_at()))
+    assert isinstance(held, Task)
+    faulty_queue.transport.lost = [("UpdateItem", when)] * 2
+    done = held.completed("Baz 1", now_ms=NOON_MS)
+    assert faulty_queue.run(faulty_queue.queue.settle(held, done, until_s=1.0))
+    assert store.get(held.id) == done
+
+
+def test_retry_puts_its_hint_before_the_task(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    held = faulty_queue.claim(store.create(task_at()))
+    assert isinstance(held, Task)
+    faulty_queue.transport.sent.clear()
+    again = held.failed_once("boom", now_ms=NOON_MS, jitter=lambda: 0.0)
+    faulty_queue.run(faulty_queue.queue.settle(held, again, until_s=1.0))
+    actions = [request.action for request in faulty_queue.transport.sent]
+    assert actions == ["BatchWriteItem", "BatchWriteItem", "UpdateItem"], "directory, hint, task"
+
+
+def test_unknown_outcome_is_chased_no_longer_than_allowed(
+    store: AlternatorTaskStore, faulty_queue: Queue, clock: FakeClock
+) -> None:
+    task = store.create(task_at())
+    faulty_queue.transport.lost = [("UpdateItem", "before")]
+    faulty_queue.transport.always = True
+    clock.tick(0.99)
+
+    async def tick_later() -> None:
+        await asyncio.sleep(0.05)
+        clock.tick(0.02)
+
+    async def both() -> None:
+        hint = Hint(NOON_MS, task.id, task.type)
+        options: Any = {"claim": "c", "processor": "p", "now_ms": NOON_MS, "until_s": 1.0}
+        await asyncio.gather(faulty_queue.queue.claim(hint, **options), tick_later())
+
+    with pytest.raises(StoreUnavailable):
+        faulty_queue.run(both())
+
+
+def test_failed_clean_up_is_kept_whole(store: AlternatorTaskStore, faulty_queue: Queue) -> None:
+    task = store.create(task_at())
+    queue = faulty_queue.queue
+    faulty_queue.run(queue.forget_hint(Hint(NOON_MS, task.id, task.type)))
+    faulty_queue.run(queue.forget_open(task))
+    faulty_queue.transport.lost = [("BatchWriteItem", "before")] * 3
+    faulty_queue.run(queue.flush())
+    shard = next(iter(faulty_queue.run(queue.shards())))
+    for shard in range(4):
+        page = faulty_queue.run(
+            queue.due(shard, since_ms=None, until_ms=NOON_MS + 1, limit=10, resume=None)
+        )
+        assert page.hints == []
+
+
+def test_drained_bucket_is_closed_when_it_is_long_over(
+    store: AlternatorTaskStore, faulty_queue: Queue, clock: FakeClock
+) -> None:
+    task = store.create(task_at())
+    queue, shard = faulty_queue.queue, shard_of(task.id, 4)
+
+    def named() -> list[int]:
+        slot = queue._indexes.schedule.directory(shard)
+        rows: list[int] = faulty_queue.run(_listed(queue, queue._indexes.schedule.table, slot))
+        return rows
+
+    def look() -> None:
+        until_ms = clock.now_ms() + 1
+        faulty_queue.run(queue.due(shard, since_ms=None, until_ms=until_ms, limit=10, resume=None))
+
+    assert named() == [NOON_MS]
+    clock.tick(11 * 60)
+    look()
+    assert named() == [NOON_MS], "it still holds a hint"
+    faulty_queue.run(queue.forget_hint(Hint(NOON_MS, task.id, task.type)))
+    faulty_queue.run(queue.flush())
+    look()
+    assert named() == []
+
+
+def test_open_bucket_is_closed_by_the_sweep(
+    store: AlternatorTaskStore, faulty_queue: Queue, clock: FakeClock
+) -> None:
+    task = store.create(task_at())
+    queue = faulty_queue.queue
+    faulty_queue.run(queue.forget_open(task))
+    faulty_queue.run(queue.flush())
+    shard = shard_of(task.id, 4)
+    slot = queue._indexes.open.directory(shard)
+    clock.tick(2 * 3600)
+    faulty_queue.run(queue.sweep_overdue(now_ms=clock.now_ms()))
+    assert faulty_queue.run(_listed(queue, queue._indexes.open.table, slot)) == []
+
+
+def test_row_without_a_task_is_deleted_at_the_second_look(
+    store: AlternatorTaskStore, faulty: FaultyClient, faulty_queue: Queue, clock: FakeClock
+) -> None:
+    """A create can be under way even if its time is long past."""
+    task = task_at(NOON_MS - 5 * MINUTE_MS)
+    faulty.lose("put_item", "before", server_error(400, "ValidationException"))
+    with pytest.raises(SchedulerError):
+        store.create(task)
+    sweep = faulty_queue.queue.sweep_overdue
+    assert faulty_queue.run(sweep(now_ms=NOON_MS)) == 0
+    clock.tick(61)
+    assert faulty_queue.run(sweep(now_ms=NOON_MS + 61_000)) == 2
+    assert faulty_queue.run(sweep(now_ms=NOON_MS + 61_000)) == 0
+
+
+def test_slow_sweep_deletes_rows_of_tombstones(
+    store: AlternatorTaskStore, faulty: FaultyClient, faulty_queue: Queue
+) -> None:
+    task = store.create(task_at())
+    for _ in range(1000):
+        faulty.lose("batch_write_item", "before")
+    store.delete(task.id, now_ms=NOON_MS, token=IDS())
+    assert faulty_queue.run(faulty_queue.queue.sweep_segment(0, 1, now_ms=NOON_MS)) == 2
+
+
+def test_record_of_a_newer_version_is_not_claimed(
+    store: AlternatorTaskStore, client: "DynamoDBClient", settings: Settings, faulty_queue: Queue
+) -> None:
+    task = store.create(task_at())
+    newer: Any = requests.encode_task(task) | {"state": {"S": "paused"}}
+    table = f"{settings.table_prefix}tasks"
+    client.put_item(TableName=table, Item=newer)
+    with pytest.raises(UnreadableTask):
+        faulty_queue.claim(task)
+    assert client.get_item(TableName=table, Key={"id": {"S": task.id}})["Item"] == newer
+    assert faulty_queue.run(faulty_queue.queue.get([task.id])) == {task.id: None}
+    faulty_queue.run(faulty_queue.queue.sweep_segment(0, 1, now_ms=NOON_MS))
+    faulty_queue.run(faulty_queue.queue.sweep_overdue(now_ms=NOON_MS + 2 * MINUTE_MS))
+    assert client.get_item(TableName=table, Key={"id": {"S": task.id}})["Item"] == newer
+
+
+async def _listed(queue: AlternatorTaskQueue, table: str, slot: str) -> list[int]:
+    return [time_index.time_of(row["at"]["S"]) async for row in queue.query(table, slot)]
+
+
+def test_condition_failures_carry_what_stands_there(
+    store: AlternatorTaskStore, settings: Settings, faulty_queue: Queue
+) -> None:
+    task = store.create(task_at())
+    request = requests.create(f"{settings.table_prefix}tasks", task)
+    with pytest.raises(ConditionFailed) as error:
+        faulty_queue.run(faulty_queue.real.send(request, key=task.id, attempt=0, timeout_s=5))
+    assert requests.decode_task(error.value.item or {}) == task
+
+
+def test_transport_names_what_went_wrong(settings: Settings, faulty_queue: Queue) -> None:
+    def send(request: Request) -> JsonObject:
+        answer: JsonObject = faulty_queue.run(
+            faulty_queue.real.send(request, key=None, attempt=0, timeout_s=5)
+        )
+        return answer
+
+    with pytest.raises(StoreMismatch):
+        send(requests.get("no_such_table", "x"))
+    with pytest.raises(SchedulerError, match="refused a request"):
+        send(Request("Query", {"TableName": f"{settings.table_prefix}tasks"}))
+    with pytest.raises(SchedulerError, match="UnknownOperation"):
+        send(Request("NoSuchOperation", {}))
+
+
+def test_dead_node_is_unanswered_and_the_next_one_is_asked(
+    settings: Settings, clock: FakeClock
+) -> None:
+    async def ask() -> tuple[int, int]:
+        answers, failures = 0, 0
+        urls = (settings.endpoints[0], "http://127.0.0.1:9")
+        both = Settings(endpoints=urls, table_prefix=settings.table_prefix)
+        transport = Transport.open(both, clock)
+        request = Request("ListTables", {})
+        for attempt in range(4):
+            try:
+                await transport.send(request, key="k", attempt=attempt, timeout_s=5)
+                answers += 1
+            except Unanswered:
+                failures += 1
+        await transport.close()
+        return answers, failures
+
+    assert asyncio.run(ask()) == (2, 2)
+
+
+# Keys
+
+
+def test_time_keys_sort_as_text_from_year_1_to_9999() -> None:
+    times = [time_index.YEAR_ONE_MS, -1, 0, NOON_MS, 253_402_300_799_999]
+    keys = [time_index.time_key(ms) for ms in times]
+    assert keys == sorted(keys)
+    assert {len(key) for key in keys} == {15}
+    assert [time_index.time_of(key) for key in keys] == times
+
+
+def test_directory_is_announced_once_while_its_bucket_lasts() -> None:
+    indexes, announced = Indexes("", 4), Announced()
+    task = task_at(NOON_MS + MINUTE_MS)
+    places = indexes.times(task)
+    assert len(announced.missing(places, task.id, NOON_MS)) == 6
+    announced.remember(places, task.id, NOON_MS)
+    assert announced.missing(places, task.id, NOON_MS) == []
+    over = announced.missing(places, task.id, NOON_MS + 5 * MINUTE_MS)
+    assert {row.table for row in over} == {"schedule"}, "its bucket is over: others may close it"
+
+
+def test_batches_name_no_key_twice() -> None:
+    indexes = Indexes("", 4)
+    rows = indexes.rows(task_at()) * 2
+    rows += [row for _ in range(20) for row in indexes.rows(task_at())]
+    sizes = [
+        sum(map(len, batch.body["RequestItems"].values())) for batch in time_index.batches(rows)
+    ]
+    assert sizes == [25, 25, 13]

@@ -1,0 +1,305 @@
+"""Real worker processes on the embedded engine."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chalicelib.alternator.store import AlternatorTaskStore
+from chalicelib.clock import SystemClock
+from chalicelib.config import Settings
+from chalicelib.task import FINISHED, LEASE_MS, Task, TaskState
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+pytestmark = pytest.mark.wall_clock
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Cluster:
+    """Workers and tasks on tables of their own; every process started here is ended here."""
+
+    settings: Settings
+    store: AlternatorTaskStore
+    folder: Path
+    clock: SystemClock = field(default_factory=SystemClock)
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def start(self, *command: str) -> "subprocess.Popen[bytes]":
+        """Run `python *command`; all processes print to one pipe-like file."""
+        name = f"{len(self.processes)}"
+        with (
+            open(self.folder / f"{name}.out", "wb") as out,
+            open(self.folder / f"{name}.err", "wb") as err,
+        ):
+            process = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, env=self.env(), stdout=out, stderr=err
+            )
+        self.processes.append(process)
+        return process
+
+    def worker(self, *options: str) -> "subprocess.Popen[bytes]":
+        return self.start("-m", "worker", *options)
+
+    def env(self) -> dict[str, str]:
+        return os.environ | {
+            "ALTERNATOR_ENDPOINTS": self.settings.endpoints[0],
+            "TABLE_PREFIX": self.settings.table_prefix,
+            "SHARDS": str(self.settings.shards),
+        }
+
+    def lines(self) -> list[str]:
+        texts = [path.read_text() for path in sorted(self.folder.glob("*.out"))]
+        return "".join(texts).splitlines()
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.folder.glob("*.err")))
+
+    def add(self, type: str, count: int = 1, delay_s: float = 0.0) -> list[str]:
+        send_ts_ms = self.clock.now_ms() + round(delay_s * 1000)
+
+        def create(_: int) -> str:
+            task = Task.new(
+                id=str(uuid.uuid4()),
+                type=type,
+                send_ts_ms=send_ts_ms,
+                now_ms=self.clock.now_ms(),
+                token=str(uuid.uuid4()),
+            )
+            return self.store.create(task).id
+
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(create, range(count)))
+
+    def tasks(self, ids: Sequence[str]) -> list[Task]:
+        return [self.store.get(id) for id in ids]
+
+    def wait_for(self, what: Callable[[], object], seconds: float) -> None:
+        until_s = self.clock.monotonic_s() + seconds
+        while not what():
+            assert self.clock.monotonic_s() < until_s, self.log()[-5_000:]
+            Event().wait(0.1)
+
+    def wait_finished(self, ids: Sequence[str], seconds: float) -> list[Task]:
+        left = list(ids)
+
+        def is_over() -> bool:
+            while left and self.store.get(left[-1]).state in FINISHED:
+                left.pop()
+            return not left
+
+        self.wait_for(is_over, seconds)
+        return self.tasks(ids)
+
+    def wait_ready(self, processors: int) -> None:
+        """Until so many processors beat their hearts."""
+        table = f"{self.settings.table_prefix}workers"
+        client = self.store._client
+        self.wait_for(lambda: client.scan(TableName=table)["Count"] >= processors, 20)
+
+
+@pytest.fixture
+def cluster(settings: Settings, client: "DynamoDBClient", tmp_path: Path) -> Iterator[Cluster]:
+    clock = SystemClock()
+    settings = replace(settings, shards=16)
+    store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=16)
+    cluster = Cluster(settings, store, tmp_path)
+    yield cluster
+    for process in cluster.processes:
+        process.kill()
+        process.wait()
+
+
+TICK = "from chalicelib import log, tick; log.set_up(); tick.run({})"
+
+
+def test_parallel_processors_run_each_task_once(cluster: Cluster) -> None:
+    """Three worker processes and a tick at once."""
+    cluster.worker("--processes", "3")
+    cluster.start("-c", TICK.format("lambda: 60_000"))
+    cluster.wait_ready(4)
+    ids = cluster.add("Baz", count=1_500, delay_s=8)
+    tasks = cluster.wait_finished(ids, 40)
+    assert {(task.state, task.attempt) for task in tasks} == {(TaskState.COMPLETED, 1)}
+    assert len({task.processor for task in tasks}) > 1, "the shards were divided"
+    lines = cluster.lines()
+    assert Counter(lines) == Counter(task.result for task in tasks)
+    assert all(task.lateness_ms is not None and task.lateness_ms >= 0 for task in tasks)
+
+
+def test_tasks_of_a_killed_worker_run_again_when_their_lease_is_over(cluster: Cluster) -> None:
+    killed = cluster.worker()
+    cluster.wait_ready(1)
+    ids = cluster.add("Foo", count=50, delay_s=1.5)
+    cluster.wait_for(lambda: {t.state for t in cluster.tasks(ids)} == {TaskState.RUNNING}, 10)
+    cluster.worker()
+    killed.kill()
+    killed_ms = cluster.clock.now_ms()
+    tasks = cluster.wait_finished(ids, 20)
+    assert {(task.state, task.attempt) for task in tasks} == {(TaskState.COMPLETED, 2)}
+    assert sorted(cluster.lines()) == sorted(f"Foo {id}" for id in ids)
+    ends = [task.finished_ts_ms for task in tasks if task.finished_ts_ms is not None]
+    starts = [task.started_ts_ms for task in tasks if task.started_ts_ms is not None]
+    assert max(starts) - killed_ms <= LEASE_MS + 2_000
+    assert max(ends) - killed_ms <= 15_000
+
+
+def test_hundred_foos_run_side_by_side(cluster: Cluster) -> None:
+    cluster.worker()
+    cluster.wait_ready(1)
+    ids = cluster.add("Foo", count=100, delay_s=3)
+    tasks = cluster.wait_finished(ids, 20)
+    due_ms = tasks[0].send_ts_ms
+    assert all(t.finished_ts_ms is not None and t.finished_ts_ms - due_ms <= 4_500 for t in tasks)
+    assert {task.attempt for task in tasks} == {1}
+
+
+def test_endless_handler_is_killed_retried_and_failed(cluster: Cluster) -> None:
+    cluster.start("-m", "tests.odd_worker")
+    (id,) = cluster.add("Endless")
+    (task,) = cluster.wait_finished([id], 40)
+    assert (task.state, task.attempt, task.failures) == (TaskState.FAILED, 3, 3)
+    assert task.error == "Timeout: not finished within 5 s"
+    assert task.started_ts_ms is not None
+    assert 22_000 <= task.started_ts_ms - task.send_ts_ms + 5_000 <= 30_000
+
+
+def test_blocking_handler_costs_its_process_not_the_service(cluster: Cluster) -> None:
+    """The process is killed from outside; its neighbours run again, the task alone at last."""
+    cluster.start("-m", "tests.odd_worker")
+    cluster.wait_ready(1)
+    neighbours = cluster.add("Foo", count=5, delay_s=1)
+    blocking = cluster.add("Blocking", delay_s=2)
+    for task in cluster.wait_finished(neighbours, 30):
+        assert (task.state, task.failures) == (TaskState.COMPLETED, 0)
+    (failed,) = cluster.wait_finished(blocking, 40)
+    assert (failed.state, failed.failures) == (TaskState.FAILED, 3)
+    assert failed.error == "Timeout: not finished within 5 s"
+    assert cluster.log().count("a handler outlived its deadline") == 1
+    assert cluster.log().count('"process_started"') == 2, "later attempts killed no process"
+
+
+def test_exiting_handler_is_failed_and_its_neighbour_is_not(cluster: Cluster) -> None:
+    cluster.start("-m", "tests.odd_worker")
+    cluster.wait_ready(1)
+    neighbours = cluster.add("Foo", count=3, delay_s=1)
+    exiting = cluster.add("Exiting", delay_s=1.5)
+    for task in cluster.wait_finished([*neighbours, *exiting], 40):
+        expected = TaskState.FAILED if task.type == "Exiting" else TaskState.COMPLETED
+        assert task.state is expected
+        assert task.type == "Exiting" or task.failures == 0
+    (failed,) = cluster.tasks(exiting)
+    assert failed.error == "HandlerDied: the handler ended its process, exit code 3"
+
+
+def test_stray_prints_do_not_get_between_the_lines(cluster: Cluster) -> None:
+    cluster.start("-m", "tests.odd_worker")
+    cluster.wait_finished(cluster.add("Printing"), 20)
+    assert cluster.lines() == ["Printing"]
+    assert "a stray line" in cluster.log()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_drains(cluster: Cluster, number: int) -> None:
+    worker = cluster.worker("--processes", "2")
+    cluster.wait_ready(2)
+    ids = cluster.add("Foo", count=10)
+    cluster.wait_for(lambda: {t.state for t in cluster.tasks(ids)} == {TaskState.RUNNING}, 10)
+    later = cluster.add("Foo", count=3, delay_s=0.5)
+    began_s = cluster.clock.monotonic_s()
+    worker.send_signal(number)
+    assert worker.wait(10) == 0
+    assert cluster.clock.monotonic_s() - began_s < 7
+    assert {task.state for task in cluster.tasks(ids)} == {TaskState.COMPLETED}
+    assert {task.state for task in cluster.tasks(later)} == {TaskState.SCHEDULED}
+    assert sorted(cluster.lines()) == sorted(f"Foo {id}" for id in ids)
+
+
+def test_second_signal_ends_at_once(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    cluster.wait_ready(1)
+    ids = cluster.add("Foo", count=10)
+    cluster.wait_for(lambda: {t.state for t in cluster.tasks(ids)} == {TaskState.RUNNING}, 10)
+    worker.send_signal(signal.SIGTERM)
+    Event().wait(1.2)
+    began_s = cluster.clock.monotonic_s()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(5) != 0
+    assert cluster.clock.monotonic_s() - began_s < 1
+
+
+def children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True)
+    return [int(word) for word in listed.stdout.split()]
+
+
+def is_there(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_dead_child_is_replaced(cluster: Cluster) -> None:
+    worker = cluster.worker()
+    cluster.wait_ready(1)
+    (child,) = children_of(worker.pid)
+    os.kill(child, signal.SIGKILL)
+    cluster.wait_for(lambda: children_of(worker.pid) not in ([], [child]), 5)
+    (task,) = cluster.wait_finished(cluster.add("Baz"), 20)
+    assert task.state is TaskState.COMPLETED
+
+
+def test_children_end_with_a_killed_supervisor(cluster: Cluster) -> None:
+    worker = cluster.worker("--processes", "2")
+    cluster.wait_ready(2)
+    children = children_of(worker.pid)
+    assert [os.getsid(pid) for pid in children] == [os.getsid(worker.pid)] * 2
+    assert [os.getpgid(pid) for pid in children] == [os.getpgid(worker.pid)] * 2
+    worker.kill()
+    cluster.wait_for(lambda: not any(map(is_there, children)), 2)
+
+
+def test_worker_refuses_tables_that_do_not_fit(cluster: Cluster, client: "DynamoDBClient") -> None:
+    client.delete_table(TableName=f"{cluster.settings.table_prefix}schedule")
+    worker = cluster.worker()
+    assert worker.wait(20) == 2
+    assert "schedule is missing" in cluster.log()
+
+
+def test_worker_waits_for_the_store_and_can_be_ended_meanwhile(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.settings = Settings(endpoints=("http://127.0.0.1:9",))
+    worker = cluster.worker()
+    cluster.wait_for(lambda: "waiting for the store" in cluster.log(), 20)
+    worker.terminate()
+    assert worker.wait(7) == 0
+
+
+@pytest.mark.parametrize("options", [["--processes", "0"], ["--processes", "x"], ["--what"]])
+def test_worker_refuses_wrong_options(cluster: Cluster, options: list[str]) -> None:
+    assert cluster.worker(*options).wait(20) == 2
+
+
+def test_tick_runs_what_is_due_and_ends_before_its_deadline(cluster: Cluster) -> None:
+    """Without any worker, with less time than a whole invocation."""
+    ids = cluster.add("Baz", count=20, delay_s=1)
+    began_s = cluster.clock.monotonic_s()
+    clock = "__import__('time').monotonic"
+    tick = cluster.start("-c", TICK.format(f"lambda end={clock}() + 14: (end - {clock}()) * 1000"))
+    assert tick.wait(20) == 0
+    assert cluster.clock.monotonic_s() - began_s < 14
+    assert {task.state for task in cluster.tasks(ids)} == {TaskState.COMPLETED}
+    assert len(cluster.lines()) == 20

@@ -1,0 +1,291 @@
+"""The small parts: clock offset, fleet, settings, logs, handlers, isolation, tick."""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chalicelib import fleet, isolation, log, tick
+from chalicelib.alternator.store import AlternatorTaskStore
+from chalicelib.clock import ClockOffset, SystemClock, pause
+from chalicelib.config import Settings
+from chalicelib.errors import InvalidSetting, SchedulerError, TaskNotFound
+from chalicelib.handlers import HANDLERS, LinePrinter, Run, handles
+from chalicelib.store import Heartbeat
+from chalicelib.task import Task, TaskState
+from tests.fakes import NOON_MS, Ids, new_task
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+
+def run_of(type: str, bar_url: str = "http://127.0.0.1:1/") -> Run:
+    return Run(task=new_task(Ids(), type=type), rng=Random(3), bar_url=bar_url)
+
+
+# Clock
+
+
+def test_system_clock_moves_on() -> None:
+    clock = SystemClock()
+    before_ms, before_s = clock.now_ms(), clock.monotonic_s()
+    pause(0.002)
+    assert clock.now_ms() > before_ms
+    assert clock.monotonic_s() > before_s
+
+
+def test_clocks_that_may_agree_have_no_offset() -> None:
+    offset = ClockOffset()
+    assert offset.least_ms() == 0
+    offset.note(10_000, 1_000, sent_ms=10_400, received_ms=10_410)
+    assert offset.least_ms() == 0
+
+
+def test_offset_is_bounded_by_all_notes_together() -> None:
+    """Theirs is 1,600 ms ahead, and shows whole seconds only."""
+    offset = ClockOffset()
+    for ours_ms in range(10_000, 13_000, 170):
+        theirs_ms = (ours_ms + 1_600) // 1_000 * 1_000
+        offset.note(theirs_ms, 1_000, sent_ms=ours_ms, received_ms=ours_ms + 2)
+    assert 1_400 < offset.least_ms() <= 1_600
+
+
+def test_offset_behind_is_negative_and_a_mended_clock_is_seen() -> None:
+    offset = ClockOffset()
+    offset.note(10_000, 1_000, sent_ms=13_000, received_ms=13_001)
+    assert offset.least_ms() == -2_000
+    offset.note(14_000, 1_000, sent_ms=14_500, received_ms=14_501)
+    assert offset.least_ms() == 0
+
+
+# Fleet
+
+
+def beat(processor: str, beat_ms: int = NOON_MS) -> Heartbeat:
+    return Heartbeat(processor=processor, kind="worker", beat_ms=beat_ms)
+
+
+def test_processor_is_dead_when_its_beat_stands_still() -> None:
+    seen = fleet.Fleet("me")
+    for second in range(6):
+        rows = [beat("still"), beat("alive", NOON_MS + second)]
+        seen.see(rows, now_s=float(second), now_ms=NOON_MS)
+    assert seen.live(3.9) == ["alive", "me", "still"]
+    assert seen.live(4.0) == ["alive", "me"]
+    assert seen.long_dead(60.5) == ["still"]
+
+
+def test_row_that_is_old_when_first_seen_is_dead() -> None:
+    seen = fleet.Fleet("me")
+    changed = seen.see([beat("old", NOON_MS - 10_001), beat("new")], now_s=0.0, now_ms=NOON_MS)
+    assert seen.live(0.0) == ["me", "new"]
+    assert [row.processor for row in changed] == ["new"]
+
+
+def test_row_that_is_gone_is_dead_at_once() -> None:
+    seen = fleet.Fleet("me")
+    seen.see([beat("left")], now_s=0.0, now_ms=NOON_MS)
+    seen.see([], now_s=1.0, now_ms=NOON_MS)
+    assert seen.live(1.0) == ["me"]
+
+
+def test_few_shards_move_when_a_processor_comes() -> None:
+    before = {shard: fleet.owner(shard, ["a", "b", "c"]) for shard in range(256)}
+    after = {shard: fleet.owner(shard, ["a", "b", "c", "d"]) for shard in range(256)}
+    moved = [shard for shard in before if before[shard] != after[shard]]
+    assert {after[shard] for shard in moved} == {"d"}
+    assert 32 < len(moved) < 96
+
+
+# Settings
+
+
+def test_settings_have_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+
+
+def test_settings_are_read() -> None:
+    env = {
+        "ALTERNATOR_ENDPOINTS": "https://a:9001, https://b:9001",
+        "SHARDS": "32",
+        "BATCH_SIZE": "7",
+        "POLL_INTERVAL_S": "0.25",
+        "BAR_URL": "http://localhost:1/",
+        "TABLE_PREFIX": "x_",
+    }
+    settings = Settings.from_env(env)
+    assert settings.endpoints == ("https://a:9001", "https://b:9001")
+    assert (settings.shards, settings.batch_size, settings.poll_interval_s) == (32, 7, 0.25)
+    assert (settings.bar_url, settings.table_prefix) == ("http://localhost:1/", "x_")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALTERNATOR_ENDPOINTS", ","),
+        ("ALTERNATOR_ENDPOINTS", "localhost:8000"),
+        ("ALTERNATOR_ENDPOINTS", "http://a:1,http://b:2"),
+        ("ALTERNATOR_ENDPOINTS", "http://a:99999"),
+        ("SHARDS", "0"),
+        ("SHARDS", "-1"),
+        ("SHARDS", "many"),
+        ("BATCH_SIZE", "1001"),
+        ("LOOKAHEAD_S", "0.2"),
+        ("POLL_INTERVAL_S", "often"),
+        ("BAR_URL", "ftp://x"),
+        ("TABLE_PREFIX", "no spaces"),
+    ],
+)
+def test_unusable_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(InvalidSetting) as error:
+        Settings.from_env({name: value})
+    assert name in str(error.value)
+    assert value in str(error.value) or value == ","
+
+
+# Errors and logs
+
+
+def test_error_speaks_for_itself() -> None:
+    assert str(TaskNotFound(id="x")) == "There is no such task."
+    assert TaskNotFound(id="x").details == {"id": "x"}
+    assert str(SchedulerError("words")) == "words"
+
+
+def test_log_lines_are_json_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    kept, level = list(root.handlers), root.level
+    try:
+        log.set_up()
+        try:
+            raise ValueError("why")
+        except ValueError:
+            logging.getLogger("part").exception("it %s", "broke", extra={"action": "broken"})
+    finally:
+        root.handlers[:] = kept
+        root.setLevel(level)
+    printed = capsys.readouterr()
+    line = json.loads(printed.err)
+    assert printed.out == ""
+    assert (line["message"], line["action"], line["level"]) == ("it broke", "broken", "error")
+    assert "ValueError: why" in line["exception"]
+
+
+# Handlers
+
+
+def test_three_types_have_handlers() -> None:
+    assert list(HANDLERS) == ["Foo", "Bar", "Baz"]
+
+
+def test_second_handler_of_a_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="'Foo' has a handler already"):
+        handles("Foo")(HANDLERS["Foo"])
+
+
+def test_baz_draws_every_number_and_no_other() -> None:
+    run = run_of("Baz")
+
+    async def draw() -> set[str]:
+        return {await HANDLERS["Baz"](run) for _ in range(10_000)}
+
+    assert asyncio.run(draw()) == {f"Baz {n}" for n in range(344)}
+
+
+class Teapot(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(418)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def teapot() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Teapot)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_bar_tells_the_status_of_its_site(teapot: str) -> None:
+    async def ask() -> str:
+        return await HANDLERS["Bar"](run_of("Bar", teapot))
+
+    assert asyncio.run(ask()) == "418"
+
+
+def test_line_is_written_at_once() -> None:
+    reader, writer = os.pipe()
+    LinePrinter(writer)("Baz 1")
+    assert os.read(reader, 100) == b"Baz 1\n"
+    os.close(reader)
+    os.close(writer)
+
+
+# Isolation
+
+
+@pytest.mark.wall_clock
+def test_isolated_handler_gives_its_line() -> None:
+    assert asyncio.run(isolation.run_isolated(run_of("Baz"))).startswith("Baz ")
+
+
+@pytest.mark.wall_clock
+def test_isolated_handler_fails_with_what_it_raised() -> None:
+    with pytest.raises(isolation.HandlerFailed, match="ClientConnectorError: "):
+        asyncio.run(isolation.run_isolated(run_of("Bar")))
+
+
+@pytest.mark.wall_clock
+def test_cancelling_ends_the_process() -> None:
+    async def cancel() -> None:
+        async with asyncio.timeout(1.5):
+            await isolation.run_isolated(run_of("Foo"))
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(cancel())
+
+
+# Tick
+
+
+@pytest.mark.wall_clock
+def test_tick_runs_what_is_due(
+    client: "DynamoDBClient", settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clock = SystemClock()
+    store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=4)
+    ids, now_ms = Ids(5), clock.now_ms()
+    tasks = [
+        store.create(new_task(ids, send_ts_ms=now_ms + 100 * i, now_ms=now_ms)) for i in range(9)
+    ]
+    end_s = clock.monotonic_s() + 11.5
+    counts = tick.run(lambda: (end_s - clock.monotonic_s()) * 1000, settings, clock)
+    assert counts["completed"] == 9
+    done: list[Task] = [store.get(task.id) for task in tasks]
+    assert {task.state for task in done} == {TaskState.COMPLETED}
+    assert sorted(capfd.readouterr().out.split("\n")) == sorted(
+        ["", *(str(t.result) for t in done)]
+    )
+
+
+@pytest.mark.wall_clock
+def test_tick_without_time_claims_nothing(client: "DynamoDBClient", settings: Settings) -> None:
+    store = AlternatorTaskStore(client, SystemClock(), prefix=settings.table_prefix, shards=4)
+    now_ms = SystemClock().now_ms()
+    task = store.create(new_task(Ids(6), send_ts_ms=now_ms + 3_000, now_ms=now_ms))
+    tick.run(lambda: 3_000, settings)
+    assert store.get(task.id).state is TaskState.SCHEDULED

@@ -1,0 +1,474 @@
+"""The processor on the memory store, in an event loop in which sleeping takes no time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+
+from chalicelib.attempt import Attempts
+from chalicelib.config import Settings
+from chalicelib.errors import StoreUnavailable
+from chalicelib.handlers import Handler, Run
+from chalicelib.memory import MemoryQueue, MemoryStore, Tables
+from chalicelib.processor import Processor
+from chalicelib.store import Heartbeat, Hint
+from chalicelib.task import LEASE_MS, Task, TaskState
+from tests.fakes import NOON_MS, Ids, LoopClock, NoWatchdog, new_task, run_virtually
+
+SHARDS = 16
+
+
+async def ok(run: Run) -> str:
+    return f"ok {run.task.id}"
+
+
+async def slow(run: Run) -> str:
+    await asyncio.sleep(3)
+    return "slow"
+
+
+async def endless(run: Run) -> str:
+    await asyncio.sleep(60)
+    return "never"
+
+
+async def raising(run: Run) -> str:
+    raise ValueError("boom \ud800")
+
+
+@dataclass
+class Bench:
+    """Tasks in memory, and processors on them."""
+
+    handlers: Mapping[str, Handler]
+    tables: Tables = field(default_factory=Tables)
+    ids: Ids = field(default_factory=Ids)
+    lines: list[str] = field(default_factory=list)
+    batch_size: int = 100
+
+    def add(self, type: str, delay_s: float = 0.0, count: int = 1) -> list[Task]:
+        send_ts_ms = NOON_MS + round(delay_s * 1000)
+        tasks = [new_task(self.ids, send_ts_ms=send_ts_ms, type=type) for _ in range(count)]
+        for task in tasks:
+            MemoryStore(self.tables).create(task)
+        return tasks
+
+    def now(self, task: Task) -> Task:
+        return self.tables.tasks[task.id]
+
+    def processor(
+        self,
+        name: str = "p",
+        *,
+        queue: MemoryQueue | None = None,
+        offset_ms: int = 0,
+        isolate: Callable[[Run], Awaitable[str]] | None = None,
+        kind: str = "worker",
+        linger_s: float = 0.0,
+    ) -> Processor:
+        async def run_here(run: Run) -> str:
+            return await self.handlers[run.task.type](run)
+
+        attempts = Attempts(
+            queue=queue or MemoryQueue(self.tables, shards=SHARDS),
+            clock=LoopClock(offset_ms),
+            rng=Random(name),
+            processor=name,
+            emit=self.lines.append,
+            bar_url="http://127.0.0.1:1/",
+            handlers=self.handlers,
+            isolate=isolate or run_here,
+        )
+        settings = Settings(shards=SHARDS, batch_size=self.batch_size)
+        return Processor(attempts, settings, NoWatchdog(), kind=kind, linger_s=linger_s)
+
+
+async def run_for(seconds: float, *processors: Processor) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, stop.set)
+    await asyncio.gather(*(processor.run(stop) for processor in processors))
+
+
+def go(seconds: float, bench: Bench, **options: object) -> None:
+    run_virtually(lambda: run_for(seconds, bench.processor(**options)))  # type: ignore[arg-type]
+
+
+def test_task_runs_at_its_instant_and_leaves_nothing_behind() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok", delay_s=5.0)
+    go(10, bench)
+    done = bench.now(task)
+    assert (done.state, done.attempt, done.lateness_ms) == (TaskState.COMPLETED, 1, 0)
+    assert done.result == f"ok {task.id}"
+    assert bench.lines == [f"ok {task.id}"]
+    assert bench.tables.hints == {}
+    assert bench.tables.open == set()
+    assert bench.tables.heartbeats == {}
+
+
+def test_nothing_starts_before_its_time() -> None:
+    """1,000 tasks over 20 s: none early, none late by more than a loop's turn."""
+    bench = Bench({"ok": ok})
+    tasks = [bench.add("ok", delay_s=i * 0.02)[0] for i in range(1_000)]
+    go(30, bench)
+    lateness = [bench.now(task).lateness_ms for task in tasks]
+    assert all(ms is not None and 0 <= ms <= 2 for ms in lateness), max(lateness, key=str)
+
+
+def test_batch_runs_side_by_side() -> None:
+    bench = Bench({"slow": slow})
+    tasks = bench.add("slow", delay_s=2.0, count=100)
+    go(5.5, bench)
+    assert {bench.now(task).state for task in tasks} == {TaskState.COMPLETED}
+
+
+def test_free_place_is_filled_at_once() -> None:
+    bench = Bench({"slow": slow}, batch_size=10)
+    tasks = bench.add("slow", count=20)
+    go(6.9, bench)
+    assert {bench.now(task).state for task in tasks} == {TaskState.COMPLETED}
+
+
+def test_failures_are_retried_and_the_third_is_final() -> None:
+    bench = Bench({"raising": raising})
+    (task,) = bench.add("raising")
+    go(20, bench)
+    failed = bench.now(task)
+    assert (failed.state, failed.attempt, failed.failures) == (TaskState.FAILED, 3, 3)
+    assert failed.error == "ValueError: boom ?"
+    assert bench.lines == []
+    assert bench.tables.hints == {}
+    assert bench.tables.open == set()
+
+
+def test_handler_is_cancelled_at_its_timeout() -> None:
+    bench = Bench({"endless": endless})
+    (task,) = bench.add("endless")
+    go(5.1, bench)
+    assert bench.now(task).error == "Timeout: not finished within 5 s"
+    assert bench.now(task).state is TaskState.SCHEDULED
+    go(30, bench)
+    assert bench.now(task).state is TaskState.FAILED
+
+
+def test_result_after_the_timeout_does_not_count() -> None:
+    """The handler swallows its cancellation and goes on for a while."""
+
+    async def stubborn(run: Run) -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(1)
+        return "late"
+
+    bench = Bench({"stubborn": stubborn})
+    (task,) = bench.add("stubborn")
+    go(6.5, bench)
+    assert bench.now(task).error == "Timeout: not finished within 5 s"
+    assert bench.lines == []
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt: "),
+        (asyncio.CancelledError(), "CancelledError: the handler cancelled itself"),
+        (TimeoutError("mine"), "TimeoutError: mine"),
+    ],
+)
+def test_whatever_a_handler_raises_is_its_failure(raised: BaseException, error: str) -> None:
+    async def handler(run: Run) -> str:
+        raise raised
+
+    bench = Bench({"odd": handler, "ok": ok})
+    (task,) = bench.add("odd")
+    (neighbour,) = bench.add("ok", delay_s=0.5)
+    go(1.0, bench)
+    assert bench.now(task).error == error
+    assert bench.now(neighbour).state is TaskState.COMPLETED
+
+
+@pytest.mark.parametrize("line", [None, 17, b"x", "two\nlines", "x" * 4096, "\ud800"])
+def test_nonsense_from_a_handler_is_its_failure(line: object) -> None:
+    async def handler(run: Run) -> str:
+        return line  # type: ignore[return-value]
+
+    bench = Bench({"odd": handler})
+    (task,) = bench.add("odd")
+    go(1.0, bench)
+    assert bench.now(task).failures == 1
+    assert bench.lines == []
+
+
+def test_task_of_a_dead_processor_runs_again_when_its_lease_is_over() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    dead = task.claimed(now_ms=NOON_MS, claim="dead", processor="dead")
+    bench.tables.tasks[task.id] = dead
+    go(12, bench)
+    done = bench.now(task)
+    assert (done.state, done.attempt) == (TaskState.COMPLETED, 2)
+    assert done.started_ts_ms is not None
+    assert LEASE_MS <= done.started_ts_ms - NOON_MS <= LEASE_MS + 50
+
+
+def test_task_with_a_lost_lease_runs_in_a_process_of_its_own() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    bench.tables.tasks[task.id] = replace(task, attempt=1)
+    isolated: list[str] = []
+
+    async def isolate(run: Run) -> str:
+        isolated.append(run.task.id)
+        return "alone"
+
+    go(1, bench, isolate=isolate)
+    assert isolated == [task.id]
+    assert bench.lines == ["alone"]
+
+
+def test_task_that_lost_three_leases_is_buried_unrun() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    bench.tables.tasks[task.id] = replace(task, attempt=3)
+    go(1, bench)
+    buried = bench.now(task)
+    assert buried.state is TaskState.FAILED
+    assert buried.error == "LeasesLost: 3 attempts were lost with their processors"
+    assert bench.lines == []
+
+
+def test_zombie_prints_nothing() -> None:
+    """Its lease is taken over while its handler runs: the other's result counts."""
+    bench = Bench({"slow": slow})
+    (task,) = bench.add("slow")
+
+    async def take_over() -> None:
+        running = asyncio.create_task(run_for(8, bench.processor()))
+        await asyncio.sleep(1)
+        bench.tables.tasks[task.id] = replace(bench.now(task), claim="another")
+        await running
+
+    run_virtually(take_over)
+    assert bench.lines == []
+    assert bench.now(task).claim == "another"
+
+
+def test_deleted_task_never_runs() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok", delay_s=3)
+
+    async def delete() -> None:
+        running = asyncio.create_task(run_for(6, bench.processor()))
+        await asyncio.sleep(2.5)
+        hints = dict(bench.tables.hints)
+        MemoryStore(bench.tables).delete(task.id, now_ms=NOON_MS + 2_500, token="t")
+        bench.tables.hints.update(hints)
+        await running
+
+    run_virtually(delete)
+    assert bench.lines == []
+    assert bench.tables.hints == {}, "the hint that led nowhere is gone"
+
+
+def test_hint_without_a_task_is_kept_for_a_minute() -> None:
+    """Its create may still be under way."""
+    bench = Bench({"ok": ok})
+    bench.tables.hints[NOON_MS, bench.ids()] = "ok"
+    go(55, bench)
+    assert len(bench.tables.hints) == 1
+    bench.tables.hints = {(NOON_MS - 62_000, bench.ids()): "ok"}
+    go(35, bench)
+    assert bench.tables.hints == {}
+
+
+def test_task_created_after_its_hint_was_seen_runs_soon() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    del bench.tables.tasks[task.id]
+
+    async def create_late() -> None:
+        running = asyncio.create_task(run_for(3, bench.processor()))
+        await asyncio.sleep(1)
+        bench.tables.tasks[task.id] = task
+        await running
+
+    run_virtually(create_late)
+    assert bench.now(task).state is TaskState.COMPLETED
+
+
+def test_unknown_type_is_left_alone() -> None:
+    bench = Bench({"ok": ok})
+    (newer,) = bench.add("Newer")
+    (task,) = bench.add("ok", delay_s=0.5)
+    go(40, bench)
+    assert bench.now(newer) == newer
+    assert len(bench.tables.hints) == 1
+    assert bench.now(task).state is TaskState.COMPLETED
+
+
+def test_many_processors_run_each_task_once() -> None:
+    bench = Bench({"ok": ok})
+    tasks = bench.add("ok", delay_s=3, count=500)
+    names = ["a", "b", "c"]
+    run_virtually(lambda: run_for(8, *(bench.processor(name) for name in names)))
+    done = [bench.now(task) for task in tasks]
+    assert {(task.state, task.attempt) for task in done} == {(TaskState.COMPLETED, 1)}
+    assert {task.processor for task in done} == set(names), "the shards were divided"
+    assert sorted(bench.lines) == sorted(f"ok {task.id}" for task in tasks)
+
+
+def test_overdue_hints_of_a_stuck_owner_belong_to_everybody() -> None:
+    """A processor that beats but claims nothing owns some shards."""
+    bench = Bench({"ok": ok})
+    tasks = bench.add("ok", count=40)
+
+    async def beside_a_stuck_one() -> None:
+        running = asyncio.create_task(run_for(15, bench.processor()))
+        for beat in range(15):
+            stuck = Heartbeat(processor="stuck", kind="worker", beat_ms=NOON_MS + beat)
+            bench.tables.heartbeats["stuck"] = stuck
+            await asyncio.sleep(1)
+        await running
+
+    run_virtually(beside_a_stuck_one)
+    assert {bench.now(task).state for task in tasks} == {TaskState.COMPLETED}
+
+
+def test_draining_lets_running_tasks_end_and_claims_no_more() -> None:
+    bench = Bench({"slow": slow}, batch_size=5)
+    bench.add("slow", count=10)
+    go(1, bench)
+    states = sorted(task.state for task in bench.tables.tasks.values())
+    assert states == [TaskState.COMPLETED] * 5 + [TaskState.SCHEDULED] * 5
+
+
+def test_claim_answered_too_late_is_given_back_unrun() -> None:
+    class LateQueue(MemoryQueue):
+        async def claim(self, hint: Hint, **options: object) -> Task:  # type: ignore[override]
+            await asyncio.sleep(3.1)
+            options["now_ms"] = NOON_MS
+            return await super().claim(hint, **options)  # type: ignore[arg-type, return-value]
+
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    queue = LateQueue(bench.tables, shards=SHARDS)
+    go(3.5, bench, queue=queue)
+    given_back = bench.now(task)
+    assert (given_back.given_back, given_back.failures) == (1, 0)
+    assert given_back.state is TaskState.SCHEDULED
+    assert bench.lines == []
+
+
+def test_store_outage_is_survived() -> None:
+    class Outage(MemoryQueue):
+        is_out = True
+
+        async def due(self, *args: object, **options: object) -> object:  # type: ignore[override]
+            if self.is_out:
+                raise StoreUnavailable
+            return await super().due(*args, **options)  # type: ignore[arg-type]
+
+        async def beat(self, heartbeat: Heartbeat) -> None:
+            if self.is_out:
+                raise ConnectionError("out")
+
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    queue = Outage(bench.tables, shards=SHARDS)
+
+    async def end_outage() -> None:
+        running = asyncio.create_task(run_for(25, bench.processor(queue=queue)))
+        await asyncio.sleep(20)
+        queue.is_out = False
+        await running
+
+    run_virtually(end_outage)
+    assert bench.now(task).state is TaskState.COMPLETED
+
+
+def test_lost_settlement_is_left_to_the_lease() -> None:
+    class DeafOnce(MemoryQueue):
+        deaf = True
+
+        async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
+            if self.deaf:
+                self.deaf = False
+                raise StoreUnavailable
+            return await super().settle(held, settled, until_s=until_s)
+
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    go(15, bench, queue=DeafOnce(bench.tables, shards=SHARDS))
+    assert (bench.now(task).state, bench.now(task).attempt) == (TaskState.COMPLETED, 2)
+    assert bench.lines == [f"ok {task.id}"]
+
+
+def test_clock_far_off_claims_nothing_until_mended() -> None:
+    class OffQueue(MemoryQueue):
+        offset_ms = 1_600
+
+        def clock_offset_ms(self) -> int:
+            return self.offset_ms
+
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok", delay_s=2)
+    queue = OffQueue(bench.tables, shards=SHARDS)
+    go(5, bench, queue=queue)
+    assert bench.now(task).state is TaskState.SCHEDULED
+
+    async def mend() -> None:
+        running = asyncio.create_task(run_for(10, bench.processor(queue=queue)))
+        await asyncio.sleep(5)
+        queue.offset_ms = 1_100
+        await running
+
+    run_virtually(mend)
+    assert bench.now(task).state is TaskState.COMPLETED
+
+
+def test_tick_leaves_the_fleet_before_it_stops_claiming() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok", delay_s=5.5)
+    beats: list[bool] = []
+
+    async def watch() -> None:
+        tick = bench.processor(kind="tick", linger_s=1.5)
+        running = asyncio.create_task(run_for(5, tick))
+        for _ in range(6):
+            await asyncio.sleep(0.95)
+            beats.append("p" in bench.tables.heartbeats)
+        await running
+
+    run_virtually(watch)
+    assert beats == [True] * 5 + [False]
+    assert bench.now(task).state is TaskState.COMPLETED
+
+
+def test_heap_is_bounded_and_everything_is_worked_off() -> None:
+    bench = Bench({"ok": ok})
+    tasks = bench.add("ok", count=12_000)
+    processor = bench.processor()
+    sizes: list[int] = []
+
+    async def watch() -> None:
+        running = asyncio.create_task(run_for(20, processor))
+        for _ in range(80):
+            await asyncio.sleep(0.25)
+            sizes.append(len(processor._heap))
+        await running
+
+    run_virtually(watch)
+    assert max(sizes) <= 10_000
+    assert {bench.now(task).state for task in tasks} == {TaskState.COMPLETED}
+
+
+def test_sweep_repairs_lost_hints() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok", delay_s=30)
+    bench.tables.hints.clear()
+    go(200, bench)
+    assert bench.now(task).state is TaskState.COMPLETED

@@ -1,0 +1,192 @@
+"""The contract of TaskStore, on every store there is."""
+
+from dataclasses import replace
+
+import pytest
+
+from chalicelib.errors import TaskExists, TaskNotFound, TaskRunning
+from chalicelib.store import Position, TaskFilter
+from chalicelib.task import LEASE_MS, Task, TaskState
+from tests.conftest import QueueKit, StoreKit
+from tests.fakes import NOON_MS, new_task
+
+HOUR_MS = 3_600_000
+
+
+def create(kit: StoreKit, send_ts_ms: int = NOON_MS + 60_000, type: str = "Baz") -> Task:
+    task = new_task(kit.ids, send_ts_ms=send_ts_ms, now_ms=kit.clock.now_ms(), type=type)
+    return kit.store.create(task)
+
+
+def walk(kit: StoreKit, filter: TaskFilter) -> list[Task]:
+    """All pages, with a bound on their number."""
+    tasks: list[Task] = []
+    for _ in range(100):
+        page = kit.store.list(filter)
+        assert len(page.tasks) <= filter.limit
+        tasks.extend(page.tasks)
+        if page.next is None:
+            return tasks
+        filter = replace(filter, after=page.next)
+    raise AssertionError("the walk does not end")
+
+
+def test_created_task_is_read_back_whole(store_kit: StoreKit) -> None:
+    task = create(store_kit)
+    assert task.state is TaskState.SCHEDULED
+    assert store_kit.store.get(task.id) == task
+
+
+def test_past_task_is_due_at_once(store_kit: StoreKit) -> None:
+    task = create(store_kit, send_ts_ms=NOON_MS - 5_000)
+    assert store_kit.store.get(task.id).due_at_ms == NOON_MS
+
+
+def test_repeated_create_is_the_same_create(store_kit: StoreKit) -> None:
+    task = create(store_kit)
+    assert store_kit.store.create(task) == task
+
+
+def test_create_never_replaces_another_task(store_kit: StoreKit) -> None:
+    task = create(store_kit)
+    other = replace(task, token=store_kit.ids(), type="Foo")
+    with pytest.raises(TaskExists) as error:
+        store_kit.store.create(other)
+    assert error.value.task == task
+    assert store_kit.store.get(task.id) == task
+
+
+def test_unknown_task_is_not_found(store_kit: StoreKit) -> None:
+    with pytest.raises(TaskNotFound):
+        store_kit.store.get(store_kit.ids())
+    with pytest.raises(TaskNotFound):
+        store_kit.store.delete(store_kit.ids(), now_ms=NOON_MS, token=store_kit.ids())
+
+
+def test_deleted_task_is_gone_everywhere(store_kit: StoreKit) -> None:
+    task, kept = create(store_kit), create(store_kit)
+    store_kit.store.delete(task.id, now_ms=NOON_MS, token=store_kit.ids())
+    with pytest.raises(TaskNotFound):
+        store_kit.store.get(task.id)
+    with pytest.raises(TaskNotFound):
+        store_kit.store.delete(task.id, now_ms=NOON_MS, token=store_kit.ids())
+    assert walk(store_kit, TaskFilter()) == [kept]
+    assert walk(store_kit, TaskFilter(states=frozenset({TaskState.SCHEDULED}))) == [kept]
+
+
+def test_late_create_does_not_bring_a_deleted_task_back(store_kit: StoreKit) -> None:
+    """A create that seemed lost may be applied, or sent again, after the delete."""
+    task = create(store_kit)
+    store_kit.store.delete(task.id, now_ms=NOON_MS, token=store_kit.ids())
+    with pytest.raises(TaskExists):
+        store_kit.store.create(task)
+    with pytest.raises(TaskNotFound):
+        store_kit.store.get(task.id)
+
+
+def test_list_is_ordered_by_time_then_id(store_kit: StoreKit) -> None:
+    times = [NOON_MS + 5, NOON_MS, NOON_MS + 5, NOON_MS - 3 * HOUR_MS, NOON_MS + 30 * HOUR_MS]
+    tasks = [create(store_kit, time) for time in times]
+    expected = sorted(tasks, key=lambda task: (task.send_ts_ms, task.id))
+    assert walk(store_kit, TaskFilter()) == expected
+    assert walk(store_kit, TaskFilter(descending=True)) == expected[::-1]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("limit", [1, 3, 7])
+def test_pages_show_each_task_once(store_kit: StoreKit, limit: int, descending: bool) -> None:
+    tasks = [create(store_kit, NOON_MS + i // 3 * HOUR_MS // 4) for i in range(20)]
+    expected = sorted(tasks, key=lambda task: (task.send_ts_ms, task.id), reverse=descending)
+    assert walk(store_kit, TaskFilter(limit=limit, descending=descending)) == expected
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_since_is_inclusive_and_until_is_not(store_kit: StoreKit, descending: bool) -> None:
+    tasks = [create(store_kit, NOON_MS + i) for i in range(4)]
+    span = TaskFilter(since_ms=NOON_MS + 1, until_ms=NOON_MS + 3, descending=descending)
+    assert sorted(t.send_ts_ms for t in walk(store_kit, span)) == [NOON_MS + 1, NOON_MS + 2]
+    assert walk(store_kit, TaskFilter(since_ms=NOON_MS + 1, until_ms=NOON_MS + 1)) == []
+    assert len(tasks) == 4
+
+
+def test_list_by_type_and_state(store_kit: StoreKit) -> None:
+    foo, bar = create(store_kit, type="Foo"), create(store_kit, type="Bar")
+    assert walk(store_kit, TaskFilter(types=frozenset({"Foo"}))) == [foo]
+    both = TaskFilter(types=frozenset({"Foo", "Bar"}), states=frozenset({TaskState.SCHEDULED}))
+    assert {task.id for task in walk(store_kit, both)} == {foo.id, bar.id}
+    assert walk(store_kit, TaskFilter(states=frozenset({TaskState.COMPLETED}))) == []
+
+
+def test_first_and_last_year_can_be_listed(store_kit: StoreKit) -> None:
+    first = create(store_kit, send_ts_ms=-62_135_596_800_000)
+    last = create(store_kit, send_ts_ms=253_402_300_799_999)
+    now = create(store_kit)
+    assert walk(store_kit, TaskFilter()) == [first, now, last]
+    assert walk(store_kit, TaskFilter(descending=True, limit=1)) == [last, now, first]
+
+
+def test_cursor_position_need_not_exist_any_more(store_kit: StoreKit) -> None:
+    tasks = [create(store_kit, NOON_MS + i) for i in range(3)]
+    store_kit.store.delete(tasks[1].id, now_ms=NOON_MS, token=store_kit.ids())
+    after = Position(tasks[1].send_ts_ms, tasks[1].id)
+    assert walk(store_kit, TaskFilter(after=after)) == [tasks[2]]
+    assert walk(store_kit, TaskFilter(after=after, descending=True)) == [tasks[0]]
+
+
+def test_check_accepts_its_own_tables(store_kit: StoreKit) -> None:
+    store_kit.store.check()
+
+
+def claimed(kit: QueueKit, task: Task) -> Task:
+    hints = [
+        hint
+        for shard in range(kit.shards)
+        for hint in kit.run(
+            kit.queue.due(
+                shard, since_ms=None, until_ms=NOON_MS + LEASE_MS * 10, limit=100, resume=None
+            )
+        ).hints
+        if hint.id == task.id
+    ]
+    held = kit.run(
+        kit.queue.claim(
+            hints[0],
+            claim=kit.ids(),
+            processor="p",
+            now_ms=kit.clock.now_ms(),
+            until_s=kit.clock.monotonic_s() + 3,
+        )
+    )
+    assert isinstance(held, Task)
+    return held
+
+
+def test_running_task_is_listed_and_not_deleted(queue_kit: QueueKit) -> None:
+    task = create(queue_kit, NOON_MS)
+    held = claimed(queue_kit, task)
+    assert walk(queue_kit, TaskFilter(states=frozenset({TaskState.RUNNING}))) == [held]
+    with pytest.raises(TaskRunning) as error:
+        queue_kit.store.delete(task.id, now_ms=NOON_MS, token=queue_kit.ids())
+    assert error.value.task == held
+
+
+def test_delete_after_the_lease_stops_the_zombie(queue_kit: QueueKit) -> None:
+    task = create(queue_kit, NOON_MS)
+    held = claimed(queue_kit, task)
+    over_ms = NOON_MS + LEASE_MS
+    queue_kit.store.delete(task.id, now_ms=over_ms, token=queue_kit.ids())
+    settled = held.completed("Baz 1", now_ms=over_ms)
+    assert not queue_kit.run(queue_kit.queue.settle(held, settled, until_s=60.0))
+    with pytest.raises(TaskNotFound):
+        queue_kit.store.get(task.id)
+
+
+def test_finished_task_leaves_the_unfinished_and_can_be_deleted(queue_kit: QueueKit) -> None:
+    task = create(queue_kit, NOON_MS)
+    held = claimed(queue_kit, task)
+    settled = held.completed("Baz 1", now_ms=NOON_MS + 7)
+    assert queue_kit.run(queue_kit.queue.settle(held, settled, until_s=60.0))
+    assert walk(queue_kit, TaskFilter(states=frozenset({TaskState.SCHEDULED}))) == []
+    assert walk(queue_kit, TaskFilter(states=frozenset({TaskState.COMPLETED}))) == [settled]
+    queue_kit.store.delete(task.id, now_ms=NOON_MS + 8, token=queue_kit.ids())
+    assert walk(queue_kit, TaskFilter()) == []
