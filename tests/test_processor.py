@@ -348,7 +348,7 @@ def test_draining_lets_running_tasks_end_and_claims_no_more() -> None:
 
 def test_claim_answered_too_late_is_given_back_unrun() -> None:
     class LateQueue(MemoryQueue):
-        async def claim(self, hint: Hint, **options: object) -> Task:  # type: ignore[override]
+        async def claim(self, hint: Hint, **options: object) -> Task:
             await asyncio.sleep(3.1)
             options["now_ms"] = NOON_MS
             return await super().claim(hint, **options)  # type: ignore[arg-type, return-value]
