@@ -15,8 +15,10 @@ from typing import Self
 
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
+from chalicelib.errors import StoreUnavailable
 from chalicelib.handlers import HANDLERS, Handler, Run, checked_line
 from chalicelib.isolation import HandlerFailed, run_isolated
+from chalicelib.ledger import Record, no_record
 from chalicelib.store import Hint, Refused, TaskQueue
 from chalicelib.task import (
     FINISHED,
@@ -48,7 +50,8 @@ class Again:
 class Attempts:
     """Makes attempts for one processor, any number side by side.
 
-    emit: prints one line. isolate: runs a handler in a process of its own.
+    emit: prints one line. isolate: runs a handler in a process of its own. record: takes note of
+    what happens.
     stopping: set when no further handler may start. kill_at_s: for each task whose handler runs,
     the oldest claim first, the monotonic time at which somebody outside must end this process.
     """
@@ -61,13 +64,19 @@ class Attempts:
     bar_url: str
     handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
     isolate: Callable[[Run], Awaitable[str]] = run_isolated
+    record: Record = no_record
     stopping: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     kill_at_s: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, settings: Settings, queue: TaskQueue, clock: Clock, emit: Callable[[str], None]
+        cls,
+        settings: Settings,
+        queue: TaskQueue,
+        clock: Clock,
+        emit: Callable[[str], None],
+        record: Record = no_record,
     ) -> Self:
         """For a new processor of its own."""
         return cls(
@@ -77,6 +86,7 @@ class Attempts:
             processor=str(uuid.uuid4()),
             emit=emit,
             bar_url=settings.bar_url,
+            record=record,
         )
 
     async def make(self, hint: Hint) -> Again | None:
@@ -96,6 +106,7 @@ class Attempts:
             self.counts["refused"] += 1
             return await self.refused(hint, answer.task)
         self.counts["claimed"] += 1
+        self.record("claim", answer)
         return await self._see_through(hint, answer, claimed_s)
 
     async def refused(self, hint: Hint, task: Task | None) -> Again | None:
@@ -119,18 +130,28 @@ class Attempts:
 
     async def _see_through(self, hint: Hint, held: Task, claimed_s: float) -> Again | None:
         settled = await self._outcome(hint, held, claimed_s)
-        if not await self.queue.settle(held, settled, until_s=claimed_s + SETTLE_WITHIN_S):
+        if not await self._settle(held, settled, claimed_s + SETTLE_WITHIN_S):
             self.counts["lease_lost"] += 1
             self._log(logging.WARNING, "lease_lost", "lost the lease before settling", held)
             return Again(self.clock.now_ms() + 1_000)
         if settled.state is TaskState.COMPLETED and settled.result is not None:
             self.emit(settled.result)
+            self.record("print", settled, line=settled.result)
         await self._clean_up(hint, settled)
         self.counts[settled.state] += 1
         if settled.state is not TaskState.COMPLETED:
             text = f"attempt {held.attempt} did not complete: {settled.error}"
             self._log(logging.INFO, f"task_{settled.state}", text, settled)
         return None
+
+    async def _settle(self, held: Task, settled: Task, until_s: float) -> bool:
+        try:
+            committed = await self.queue.settle(held, settled, until_s=until_s)
+        except StoreUnavailable:
+            self.record("settle", settled, state=settled.state, committed=None)
+            raise
+        self.record("settle", settled, state=settled.state, committed=committed)
+        return committed
 
     async def _clean_up(self, hint: Hint, settled: Task) -> None:
         if settled.due_at_ms != hint.due_at_ms:
@@ -149,6 +170,7 @@ class Attempts:
             return held.failed(error, now_ms=self.clock.now_ms())
         started = held.started(self.clock.now_ms())
         self.kill_at_s[held.id] = claimed_s + KILL_AFTER_S
+        self.record("start", started)
         try:
             line = await self._run(started)
         except _Failure as failure:
@@ -171,6 +193,7 @@ class Attempts:
                 line = checked_line(await handler(run))
         except TimeoutError as error:
             if self._is_overdue(started_s):
+                self.record("kill", task)
                 raise _Failure(_TIMED_OUT) from None
             raise _Failure(_described(error)) from error
         except asyncio.CancelledError:

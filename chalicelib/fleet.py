@@ -24,9 +24,7 @@ class Fleet:
         self.me = me
         self._changes: dict[str, tuple[int, float]] = {}
 
-    def see(
-        self, heartbeats: Iterable[Heartbeat], *, now_s: float, now_ms: int
-    ) -> list[Heartbeat]:
+    def see(self, heartbeats: Iterable[Heartbeat], *, now_s: float, now_ms: int) -> list[Heartbeat]:
         """Take note of all rows as they are now; returns those that changed since the last look."""
         rows = {row.processor: row for row in heartbeats}
         self._changes = {id: seen for id, seen in self._changes.items() if id in rows}

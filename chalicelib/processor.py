@@ -304,9 +304,7 @@ class Processor:
     async def _beat(self) -> None:
         now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
         await self._queue.beat(Heartbeat(processor=self.id, kind=self._kind, beat_ms=now_ms))
-        others = self._fleet.see(
-            await self._queue.heartbeats(), now_s=now_s, now_ms=now_ms
-        )
+        others = self._fleet.see(await self._queue.heartbeats(), now_s=now_s, now_ms=now_ms)
         self._compare_clocks(others)
         for dead in self._fleet.long_dead(now_s):
             await self._queue.leave(dead)

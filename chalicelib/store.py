@@ -159,8 +159,9 @@ class TaskQueue(Protocol):
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
         """Write `settled` in place of `held` if `held.claim` still holds the task.
 
-        held: the task as `claim` gave it. False if it does not: the lease was lost, and nothing was changed. If `settled` is
-        scheduled again, its hint is put before the task is written.
+        held: the task as `claim` gave it. False if its claim holds no more: the lease was lost,
+        and nothing was changed. If `settled` is scheduled again, its hint is put before the task
+        is written.
         """
 
     async def get(self, task_ids: Collection[str]) -> Mapping[str, Task | None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from chalicelib.errors import (
     SchedulerError,
     StoreMismatch,
     StoreUnavailable,
+    TaskExists,
     TaskNotFound,
     UnreadableTask,
 )
@@ -458,6 +460,21 @@ def test_row_without_a_task_is_deleted_at_the_second_look(
     clock.tick(61)
     assert faulty_queue.run(sweep(now_ms=NOON_MS + 61_000)) == 2
     assert faulty_queue.run(sweep(now_ms=NOON_MS + 61_000)) == 0
+
+
+def test_rows_of_a_create_that_lost_against_another_are_not_shown_and_swept(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    """Both named one id and different times; their rows stand at both."""
+    task = store.create(task_at(NOON_MS + MINUTE_MS))
+    earlier = replace(task, send_ts_ms=NOON_MS - MINUTE_MS, due_at_ms=NOON_MS, token=IDS())
+    with pytest.raises(TaskExists):
+        store.create(earlier)
+    assert list(store.list(TaskFilter()).tasks) == [task]
+    sweep = faulty_queue.queue.sweep_overdue
+    assert faulty_queue.run(sweep(now_ms=NOON_MS + 30_000)) == 2
+    assert faulty_queue.run(sweep(now_ms=NOON_MS + 30_000)) == 0
+    assert list(store.list(TaskFilter()).tasks) == [task]
 
 
 def test_slow_sweep_deletes_rows_of_tombstones(

@@ -1,4 +1,4 @@
-"""`python -m worker [--processes N]`: a supervisor and N processes that run tasks.
+"""`python -m worker [--processes N] [--ledger FILE]`: a supervisor and N processes that run tasks.
 
 SIGTERM or SIGINT drains: no more claims, running tasks end within their deadline, exit 0 within
 7 s. A second signal more than 1 s after the first ends at once.
@@ -18,11 +18,12 @@ def main() -> int:
     """Exit code: 0 after a drain, 1 after an end at once, 2 for what cannot be started."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--processes", type=_positive, default=1, metavar="N")
+    parser.add_argument("--ledger", metavar="FILE", help="append what is done, as lines of JSON")
     options = parser.parse_args()
     log.set_up()
     try:
         settings = Settings.from_env()
-        return Supervisor(settings, options.processes, SystemClock()).run()
+        return Supervisor(settings, options.processes, SystemClock(), options.ledger).run()
     except SchedulerError as error:
         print(f"worker: {error}", file=sys.stderr)  # noqa: T201 - not started: no log yet
         return 2

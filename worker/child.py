@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from chalicelib.alternator import store, tables
@@ -17,6 +18,7 @@ from chalicelib.clock import Clock, SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
 from chalicelib.handlers import LinePrinter
+from chalicelib.ledger import Ledger, no_record
 from chalicelib.processor import Processor
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bo
         store.close(client)
 
 
-def main(settings: Settings, kill_at_s: Any) -> None:
+def main(settings: Settings, kill_at_s: Any, ledger: str | None) -> None:
     """Runs in a forked process; ends with the supervisor, however that ends."""
     # The supervisor's handlers were inherited; until ours stand, a signal simply ends us.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,18 +63,24 @@ def main(settings: Settings, kill_at_s: Any) -> None:
     lines = os.dup(1)
     # Whatever a handler or a library prints must not get between the lines.
     os.dup2(2, 1)
-    asyncio.run(_run(settings, SharedWatchdog(kill_at_s), LinePrinter(lines), SystemClock()))
+    clock = SystemClock()
+    record = Ledger(ledger, clock) if ledger else no_record
+    attempts = partial(Attempts.of, settings, clock=clock, emit=LinePrinter(lines), record=record)
+    asyncio.run(_run(settings, SharedWatchdog(kill_at_s), clock, attempts))
 
 
 async def _run(
-    settings: Settings, watchdog: SharedWatchdog, emit: Callable[[str], None], clock: Clock
+    settings: Settings,
+    watchdog: SharedWatchdog,
+    clock: Clock,
+    attempts_on: Callable[[AlternatorTaskQueue], Attempts],
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     queue = AlternatorTaskQueue.open(settings, clock)
-    attempts = Attempts.of(settings, queue, clock, emit)
+    attempts = attempts_on(queue)
     try:
         await Processor(attempts, settings, watchdog, kind="worker").run(stop)
     finally:

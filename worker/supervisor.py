@@ -39,9 +39,12 @@ class Slot:
 class Supervisor:
     """Children are forked, so that they stay in this session and process group."""
 
-    def __init__(self, settings: Settings, processes: int, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, processes: int, clock: Clock, ledger: str | None = None
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._ledger = ledger
         self._slots = [Slot(RawValue("d", 0.0)) for _ in range(processes)]
         self._signals_s: list[float] = []
 
@@ -76,7 +79,7 @@ class Supervisor:
     def _start(self, slot: Slot, now_s: float) -> None:
         slot.kill_at_s.value = 0.0
         slot.process = _processes.Process(
-            target=child.main, args=(self._settings, slot.kill_at_s), name="processor"
+            target=child.main, args=(self._settings, slot.kill_at_s, self._ledger), name="processor"
         )
         slot.process.start()
         slot.started_s = now_s

@@ -158,7 +158,9 @@ class AlternatorTaskStore:
             tasks = self._get_many([position.id for position in chunk])
             for position in chunk:
                 task = tasks.get(position.id)
-                if task is not None and filter.accepts(task):
+                # A create that lost against another under its id may have left rows elsewhere.
+                is_its_row = task is not None and task.send_ts_ms == position.send_ts_ms
+                if task is not None and is_its_row and filter.accepts(task):
                     if len(found) == filter.limit:
                         return TaskPage(found, Position(found[-1].send_ts_ms, found[-1].id))
                     found.append(task)

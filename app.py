@@ -1,0 +1,102 @@
+"""Entry point of Lambda and of `chalice local`: the views and the tick. Wiring only."""
+
+import functools
+import os
+import threading
+import uuid
+from typing import Any, cast
+
+from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response
+
+from chalicelib import api, log
+from chalicelib.api import Api
+from chalicelib.clock import SystemClock
+from chalicelib.config import Settings
+
+app = Chalice(app_name="scheduler", configure_logs=False)
+app.register_middleware(api.enveloped, "http")
+
+ANY: list[str] = []
+"""Chalice checks no content type: the views that take a body do."""
+
+if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+    log.set_up()
+if os.environ.get("AWS_CHALICE_CLI_MODE") == "true":
+    from local import gateway  # It needs chalice.local; neither of them is deployed.
+
+    gateway.mend()
+
+_making = threading.Lock()
+
+
+@functools.cache
+def _made() -> Api:
+    from chalicelib.alternator.store import AlternatorTaskStore
+
+    clock = SystemClock()
+    store = AlternatorTaskStore.connect(Settings.from_env(), clock)
+    return Api(store, clock, new_id=lambda: str(uuid.uuid4()))
+
+
+def service() -> Api:
+    """The one Api of this process, made and verified when it is first needed."""
+    with _making:
+        made = _made()
+    made.verify_once()
+    return made
+
+
+def request() -> Request:
+    assert app.current_request is not None
+    return app.current_request
+
+
+@app.route("/task", methods=["POST"], content_types=ANY)
+@api.answers
+def create_task() -> Response:
+    return service().create(request())
+
+
+@app.route("/task", methods=["GET"], content_types=ANY)
+@api.answers
+def list_tasks() -> Response:
+    return service().list(request())
+
+
+@app.route("/task/{id}", methods=["GET"], content_types=ANY)
+@api.answers
+def get_task(id: str) -> Response:
+    return service().get(id)
+
+
+@app.route("/task/{id}", methods=["DELETE"], content_types=ANY)
+@api.answers
+def delete_task(id: str) -> Response:
+    return service().delete(id)
+
+
+@app.route("/health", methods=["GET"], content_types=ANY)
+@api.answers
+def health() -> Response:
+    return api.health()
+
+
+@app.route("/ready", methods=["GET"], content_types=ANY)
+@api.answers
+def ready() -> Response:
+    return service().ready()
+
+
+@app.route("/openapi.json", methods=["GET"], content_types=ANY)
+@api.answers
+def openapi() -> Response:
+    return api.openapi()
+
+
+@app.schedule(Rate(1, unit=Rate.MINUTES), name="tick")
+def tick(event: CloudWatchEvent) -> Any:
+    """Every minute: run what is due and sweep, until shortly before the function's deadline."""
+    from chalicelib.tick import run
+
+    context = cast(Any, event.context)
+    return run(remaining_ms=context.get_remaining_time_in_millis)

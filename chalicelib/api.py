@@ -1,0 +1,379 @@
+"""The HTTP side: requests in, JSON out, and one object for every failure.
+
+{"Code": 404, "Message": "There is no such task.", "Type": "TaskNotFound", "Details": {…}}
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from email.message import Message
+from http import HTTPStatus
+from pathlib import Path
+from typing import ParamSpec
+
+from chalice.app import Request, Response
+
+from chalicelib import parsing
+from chalicelib.clock import Clock
+from chalicelib.errors import (
+    InvalidRequest,
+    InvalidSetting,
+    SchedulerError,
+    StoreMismatch,
+    StoreUnavailable,
+    TaskExists,
+    TaskNotFound,
+    TaskRunning,
+    UnreadableTask,
+)
+from chalicelib.handlers import HANDLERS
+from chalicelib.parsing import NewTask, rfc3339, shortened
+from chalicelib.store import TaskStore
+from chalicelib.task import Task, TaskState
+
+log = logging.getLogger(__name__)
+
+BODY_BYTES_MAX = 65_536
+RETRY_AFTER_S = 1
+KEY_NAMESPACE = uuid.UUID("5a3c7f0e-8d0b-4f51-9c55-6a1e0a7f4c2d")
+"""With it an Idempotency-Key becomes a task's id. Another one would forget all keys in use."""
+NO_TASK = str(uuid.UUID(int=0))
+
+STATUS_BY_ERROR: Mapping[type[Exception], HTTPStatus] = {
+    SchedulerError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    InvalidRequest: HTTPStatus.BAD_REQUEST,
+    TaskNotFound: HTTPStatus.NOT_FOUND,
+    TaskRunning: HTTPStatus.CONFLICT,
+    TaskExists: HTTPStatus.CONFLICT,
+    StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    UnreadableTask: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreMismatch: HTTPStatus.SERVICE_UNAVAILABLE,
+    InvalidSetting: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+TYPE_BY_STATUS: Mapping[HTTPStatus, str] = {
+    HTTPStatus.BAD_REQUEST: "InvalidRequest",
+    HTTPStatus.NOT_FOUND: "NotFound",
+    HTTPStatus.METHOD_NOT_ALLOWED: "MethodNotAllowed",
+    HTTPStatus.REQUEST_TIMEOUT: "RequestTimeout",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "PayloadTooLarge",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "UriTooLong",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "UnsupportedMediaType",
+    HTTPStatus.EXPECTATION_FAILED: "ExpectationFailed",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "HeadersTooLarge",
+    HTTPStatus.NOT_IMPLEMENTED: "NotImplemented",
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "HttpVersionNotSupported",
+}
+"""Failures of HTTP itself, which are none of the domain."""
+
+
+class HttpError(Exception):
+    """A failure as its client sees it. The Type follows from the status unless it is given."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        message: str,
+        *,
+        type: str | None = None,
+        details: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.body = {
+            "Code": int(status),
+            "Message": message,
+            "Type": type or TYPE_BY_STATUS[status],
+            "Details": details or {},
+        }
+
+    def response(self) -> Response:
+        return json_response(self.body, self.status, self.headers)
+
+
+class Api:
+    """What the views do, on a store, with time and new ids given. Safe for many threads."""
+
+    def __init__(self, store: TaskStore, clock: Clock, new_id: Callable[[], str]) -> None:
+        self.store = store
+        self.clock = clock
+        self.new_id = new_id
+        self._is_verified = False
+
+    def verify_once(self) -> None:
+        """Raise StoreMismatch unless the store has been fit to use once."""
+        if not self._is_verified:
+            self.store.check()
+            self._is_verified = True
+
+    def create(self, request: Request) -> Response:
+        wanted = parsing.new_task(json_body(request))
+        key = parsing.idempotency_key(request.headers.get("idempotency-key"))
+        task_id = self.new_id() if key is None else str(uuid.uuid5(KEY_NAMESPACE, key))
+        try:
+            if key is not None:
+                self._raise_if_known(task_id)
+            return created(self._create(task_id, wanted))
+        except TaskExists as known:
+            return replayed(known.task, wanted)
+        except StoreUnavailable as error:
+            message = "The store does not answer: a task of this id was created or was not."
+            raise unavailable(error, message, id=task_id) from error
+
+    def list(self, request: Request) -> Response:
+        query = request.query_params
+        values = {} if query is None else {name: query.getlist(name) for name in query}
+        filter = parsing.task_filter(values)
+        page = self.store.list(filter)
+        cursor = None if page.next is None else parsing.cursor(filter, page.next)
+        return json_response({"tasks": [task_json(task) for task in page.tasks], "cursor": cursor})
+
+    def get(self, task_id: str) -> Response:
+        return json_response(task_json(self.store.get(known_form(task_id))))
+
+    def delete(self, task_id: str) -> Response:
+        now_ms = self.clock.now_ms()
+        try:
+            self.store.delete(known_form(task_id), now_ms=now_ms, token=self.new_id())
+        except TaskRunning as error:
+            raise running(error.task, now_ms) from error
+        return Response(body="", status_code=HTTPStatus.NO_CONTENT)
+
+    def ready(self) -> Response:
+        """Whether the tables fit and answer."""
+        self.store.check()
+        with contextlib.suppress(TaskNotFound):
+            self.store.get(NO_TASK)
+        return json_response({"status": "ok"})
+
+    def _create(self, task_id: str, wanted: NewTask) -> Task:
+        return self.store.create(
+            Task.new(
+                id=task_id,
+                type=wanted.type,
+                send_ts_ms=wanted.send_ts_ms,
+                now_ms=self.clock.now_ms(),
+                token=self.new_id(),
+            )
+        )
+
+    def _raise_if_known(self, task_id: str) -> None:
+        """Look before a create with a key, so that a repeated one leaves no rows to sweep."""
+        try:
+            raise TaskExists(self.store.get(task_id))
+        except TaskNotFound:
+            pass
+
+
+def health() -> Response:
+    """The process is up."""
+    return json_response({"status": "ok"})
+
+
+@functools.cache
+def openapi() -> Response:
+    """The document, with the task types of this version."""
+    text = (Path(__file__).parent / "openapi.json").read_text(encoding="utf-8")
+    document = json.loads(text)
+    document["components"]["schemas"]["TaskType"]["enum"] = sorted(HANDLERS)
+    return json_response(document)
+
+
+def created(task: Task) -> Response:
+    return json_response(task_json(task), HTTPStatus.CREATED, {"Location": f"/task/{task.id}"})
+
+
+def replayed(task: Task, wanted: NewTask) -> Response:
+    """The answer to a create whose Idempotency-Key is known: the task as it is by now."""
+    if (task.type, task.send_ts_ms) != (wanted.type, wanted.send_ts_ms):
+        raise HttpError(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "This Idempotency-Key came with another body before.",
+            type="IdempotencyKeyReused",
+            details={
+                "field": "Idempotency-Key",
+                "expected": "the same type and send_ts, or another key",
+            },
+        )
+    if task.state is TaskState.DELETED:
+        raise HttpError(
+            HTTPStatus.CONFLICT,
+            "The task created with this Idempotency-Key was deleted.",
+            type="TaskDeleted",
+            details={"id": task.id, "field": "Idempotency-Key", "expected": "another key"},
+        )
+    headers = {"Location": f"/task/{task.id}", "Idempotency-Replayed": "true"}
+    return json_response(task_json(task), HTTPStatus.OK, headers)
+
+
+def running(task: Task, now_ms: int) -> HttpError:
+    """The refusal to delete a task under its lease, with when to try again."""
+    headers: dict[str, str] = {}
+    details: dict[str, object] = {
+        "id": task.id,
+        "attempt": task.attempt,
+        "processor": task.processor,
+    }
+    if task.due_at_ms is not None:
+        wait_s = max(1, -((now_ms - task.due_at_ms) // 1000))
+        headers["Retry-After"] = str(wait_s)
+        details["retry_after_s"] = wait_s
+    return HttpError(
+        HTTPStatus.CONFLICT,
+        str(TaskRunning(task)),
+        type="TaskRunning",
+        details=details,
+        headers=headers,
+    )
+
+
+def task_json(task: Task) -> dict[str, object]:
+    """A task as clients see it: every key is always there."""
+    return {
+        "id": task.id,
+        "type": task.type,
+        "send_ts": rfc3339(task.send_ts_ms),
+        "state": task.state,
+        "processor": task.processor,
+        "attempt": task.attempt,
+        "created_ts": rfc3339(task.created_ts_ms),
+        "started_ts": _time(task.started_ts_ms),
+        "finished_ts": _time(task.finished_ts_ms),
+        "lateness_ms": task.lateness_ms,
+        "result": task.result,
+        "error": task.error,
+    }
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)
+
+
+def known_form(task_id: str) -> str:
+    if not parsing.is_task_id(task_id):
+        raise TaskNotFound(id=shortened(task_id))
+    return task_id
+
+
+def json_body(request: Request) -> bytes:
+    """The body of a request that must carry JSON and not too much of it."""
+    given = request.headers.get("content-type", "")
+    header = Message()
+    header["Content-Type"] = given
+    is_json = header.get_content_type() == "application/json"
+    if not is_json or header.get_content_charset("utf-8") != "utf-8":
+        raise HttpError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "The body must be JSON, and Content-Type must say so.",
+            details={
+                "field": "Content-Type",
+                "got": shortened(given),
+                "expected": "application/json",
+            },
+        )
+    try:
+        body = request.raw_body
+    except ValueError:  # Lone surrogates, or base64 that is none.
+        raise InvalidRequest("The body cannot be decoded.", field="body") from None
+    if len(body) > BODY_BYTES_MAX:
+        raise too_large()
+    return body if isinstance(body, bytes) else body.encode()
+
+
+def too_large() -> HttpError:
+    return HttpError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "The body is too large.",
+        details={"field": "body", "expected": f"at most {BODY_BYTES_MAX} bytes"},
+    )
+
+
+def unknown_path(path: str) -> HttpError:
+    message = "There is nothing at this path."
+    return HttpError(HTTPStatus.NOT_FOUND, message, details={"path": shortened(path)})
+
+
+def json_response(
+    body: object, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Serialised here, where a failure to do so is still answered."""
+    return Response(
+        body=json.dumps(body, separators=(",", ":")),
+        status_code=int(status),
+        headers={"Content-Type": "application/json", **(headers or {})},
+    )
+
+
+def http_error(error: Exception) -> HttpError:
+    """What the client is told. Of an error that nobody expected it learns no more than an id."""
+    if isinstance(error, HttpError):
+        return error
+    status = STATUS_BY_ERROR.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+    if not isinstance(error, SchedulerError) or status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        return internal_error(error)
+    if isinstance(error, StoreUnavailable):
+        return unavailable(error, "The store does not answer.")
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        return unavailable(error, str(error))
+    return HttpError(status, str(error), type=type(error).__name__, details=error.details)
+
+
+def unavailable(error: SchedulerError, message: str, **details: object) -> HttpError:
+    """Try again soon. Why, the log tells."""
+    name = type(error).__name__
+    log.warning("%s: %s", name, error, extra={"action": "unavailable", "about": error.details})
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    return HttpError(status, message, type=name, details=details, headers=headers)
+
+
+def internal_error(error: Exception | None = None) -> HttpError:
+    """Logs what happened under an id, and tells the id."""
+    error_id = str(uuid.uuid4())
+    extra = {"action": "internal_error", "error_id": error_id}
+    log.error("internal error %s", error_id, exc_info=error, extra=extra)
+    return HttpError(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "Something went wrong here. The log has more under the error_id.",
+        type="InternalError",
+        details={"error_id": error_id},
+    )
+
+
+def enveloped(request: Request, get_response: Callable[[Request], Response]) -> Response:
+    """Middleware: what Chalice refuses by itself becomes our error object too."""
+    response = get_response(request)
+    if not isinstance(response.body, dict):
+        return response
+    if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return not_allowed(request.method, str(response.headers["Allow"])).response()
+    return internal_error().response()
+
+
+def not_allowed(method: str, allow: str) -> HttpError:
+    return HttpError(
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        "This method is not allowed here.",
+        details={"method": shortened(method), "expected": allow},
+        headers={"Allow": allow},
+    )
+
+
+P = ParamSpec("P")
+
+
+def answers(view: Callable[P, Response]) -> Callable[P, Response]:
+    """The view with its failures answered, which Chalice would all make one bare 500."""
+
+    @functools.wraps(view)
+    def answered(*args: P.args, **kwargs: P.kwargs) -> Response:
+        try:
+            return view(*args, **kwargs)
+        except Exception as error:
+            return http_error(error).response()
+
+    return answered

@@ -1,0 +1,314 @@
+"""The local server, over real sockets."""
+
+import http.client
+import json
+import logging
+import socket
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from chalice import local
+
+from chalicelib import api, log
+from local import gateway
+from tests.hostile_requests import GOOD, HOSTILE, JSON, Hostile
+from tests.local_server import served
+
+BODY = json.dumps({"type": "Foo", "send_ts": GOOD}).encode()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gateway, "BODY_IDLE_S", 0.3)
+        patch.setattr(gateway, "LINGER_S", 0.3)
+        with served() as port:
+            yield port
+
+
+class Answer:
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+        self.closes = response.will_close
+
+    def error(self) -> Any:
+        assert self.headers["Content-Type"] == "application/json"
+        error = json.loads(self.body)
+        assert list(error) == ["Code", "Message", "Type", "Details"]
+        assert error["Code"] == self.status
+        return error
+
+
+class Line:
+    """One connection on which anything can be sent."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self, method: str = "GET") -> Answer:
+        response = http.client.HTTPResponse(self.socket, method=method)
+        response.begin()
+        return Answer(response)
+
+    def is_closed(self) -> bool:
+        return self.socket.recv(1) == b""
+
+
+def raw(port: int, data: bytes, method: str = "GET") -> Answer:
+    with Line(port) as line:
+        line.send(data)
+        return line.answer(method)
+
+
+def wire(hostile: Hostile) -> bytes:
+    headers = {**hostile.headers, "Host": "test", "Content-Length": str(len(hostile.body))}
+    lines = [f"{hostile.method} {hostile.target} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("iso-8859-1") + hostile.body
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: h.name)
+def test_hostile_requests(port: int, hostile: Hostile) -> None:
+    with Line(port) as line:
+        line.send(wire(hostile))
+        answer = line.answer(hostile.method)
+        assert answer.status == hostile.status
+        if hostile.method == "HEAD":
+            assert answer.body == b""
+        else:
+            error = answer.error()
+            assert error["Type"] == hostile.type
+            if hostile.field is not None:
+                assert error["Details"]["field"] == hostile.field
+        line.send(b"GET /health HTTP/1.1\r\n\r\n")  # The connection is still good.
+        assert line.answer().body == b'{"status":"ok"}'
+
+
+def post(headers: bytes, body: bytes = b"") -> bytes:
+    return b"POST /task HTTP/1.1\r\n" + headers + b"\r\n\r\n" + body
+
+
+def chunked(body: bytes) -> bytes:
+    return post(b"Content-Type: application/json\r\nTransfer-Encoding: chunked", body)
+
+
+STATUS = {type: int(status) for status, type in api.TYPE_BY_STATUS.items()}
+GARBAGE = [
+    ("no HTTP", b"hello\r\n\r\n", "InvalidRequest"),
+    ("one word", b"GET\r\n", "InvalidRequest"),
+    ("HTTP/0.9", b"GET /task\r\n", "InvalidRequest"),
+    ("four words", b"GET /task x HTTP/1.1\r\n\r\n", "InvalidRequest"),
+    ("two empty lines", b"\r\n\r\n", "InvalidRequest"),
+    ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 \n\n", "InvalidRequest"),
+    ("zero bytes", b"\x00" * 100 + b"\n", "InvalidRequest"),
+    ("no token for a method", b"GE(T /task HTTP/1.1\r\n\r\n", "InvalidRequest"),
+    ("no version", b"GET /task HTTP/x\r\n\r\n", "InvalidRequest"),
+    ("another protocol", b"GET /task SMTP/1.1\r\n\r\n", "InvalidRequest"),
+    ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HttpVersionNotSupported"),
+    ("a long line", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", "UriTooLong"),
+    ("a long header", b"GET / HTTP/1.1\r\nA: " + b"a" * 70_000, "HeadersTooLarge"),
+    ("many headers", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 101 + b"\r\n", "HeadersTooLarge"),
+    ("a header without colon", b"GET /task HTTP/1.1\r\nHost\r\n\r\n", "InvalidRequest"),
+    ("a length in words", post(b"Content-Length: ten"), "InvalidRequest"),
+    ("a negative length", post(b"Content-Length: -1"), "InvalidRequest"),
+    ("a signed length", post(b"Content-Length: +5"), "InvalidRequest"),
+    ("an empty length", post(b"Content-Length:"), "InvalidRequest"),
+    ("two lengths", post(b"Content-Length: 1\r\nContent-Length: 2", b"ab"), "InvalidRequest"),
+    ("a length of a petabyte", post(b"Content-Length: 1" + b"0" * 15), "PayloadTooLarge"),
+    ("a length beyond all", post(b"Content-Length: " + b"9" * 400), "InvalidRequest"),
+    ("a body that stays away", post(b"Content-Length: 5", b"ab"), "RequestTimeout"),
+    ("half a large body", post(b"Content-Length: 200000", b"a" * 150_000), "PayloadTooLarge"),
+    (
+        "length and chunks",
+        post(b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"0\r\n\r\n"),
+        "InvalidRequest",
+    ),
+    ("an unknown coding", post(b"Transfer-Encoding: gzip, chunked"), "NotImplemented"),
+    ("a chunk size in words", chunked(b"ten\r\n"), "InvalidRequest"),
+    ("a chunk size beyond all", chunked(b"f" * 99 + b"\r\n"), "InvalidRequest"),
+    ("a chunk of a petabyte", chunked(b"fffffffffff\r\n"), "PayloadTooLarge"),
+    ("a chunk longer than told", chunked(b"2\r\nabc\r\n"), "InvalidRequest"),
+    ("a chunk that stays away", chunked(b"5\r\nab"), "RequestTimeout"),
+    ("an unknown expectation", post(b"Expect: miracles"), "ExpectationFailed"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "type"), GARBAGE, ids=[name for name, *_ in GARBAGE])
+def test_what_is_no_request_is_answered_and_the_connection_closed(
+    port: int, name: str, data: bytes, type: str
+) -> None:
+    with Line(port) as line:
+        line.send(data)
+        answer = line.answer()
+        assert (answer.status, answer.error()["Type"]) == (STATUS[type], type)
+        assert answer.headers["Connection"] == "close"
+        assert line.is_closed()
+
+
+def test_a_body_cut_short_is_400(port: int) -> None:
+    with Line(port) as line:
+        line.send(post(b"Content-Length: 5", b"ab"))
+        line.socket.shutdown(socket.SHUT_WR)
+        assert line.answer().error()["Type"] == "InvalidRequest"
+
+
+def test_garbage_with_a_long_tail_is_answered_and_not_reset(port: int) -> None:
+    answer = raw(port, b"hello\r\n" + b"x" * 3_000_000)
+    assert answer.status == 400
+
+
+@pytest.mark.parametrize("size", [65_537, 1_000_000, 12_000_000])
+def test_an_over_long_body_is_read_off_and_the_connection_stays(port: int, size: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("POST", "/task", body=b"x" * size, headers=JSON)
+    assert Answer(connection.getresponse()).error()["Type"] == "PayloadTooLarge"
+    connection.request("POST", "/task", body=BODY, headers=JSON)
+    assert connection.getresponse().status == 201
+    connection.close()
+
+
+def chunks(*parts: bytes, extension: bytes = b"") -> bytes:
+    return b"".join(b"%x%s\r\n%s\r\n" % (len(part), extension, part) for part in [*parts, b""])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chunks(BODY),
+        chunks(BODY[:10], BODY[10:]),
+        chunks(*(bytes([byte]) for byte in BODY), extension=b";a=b"),
+        chunks(BODY)[:-2] + b"Trailer: x\r\nAnother: y\r\n\r\n",
+    ],
+    ids=["one", "two", "one for each byte", "trailers"],
+)
+def test_a_chunked_body_is_read(port: int, body: bytes) -> None:
+    with Line(port) as line:
+        for _ in range(2):
+            line.send(chunked(body))
+            assert line.answer().status == 201
+
+
+def test_an_over_long_chunked_body_is_413(port: int) -> None:
+    with Line(port) as line:
+        line.send(chunked(chunks(*[b"x" * 50_000] * 40)))
+        assert line.answer().error()["Type"] == "PayloadTooLarge"
+        line.send(chunked(chunks(BODY)))
+        assert line.answer().status == 201
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(port: int) -> None:
+    with Line(port) as line:
+        head = (
+            f"POST /task HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}"
+        )
+        line.send(f"{head}\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert line.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        line.send(BODY)
+        assert line.answer().status == 201
+
+
+def test_a_client_that_asks_first_with_too_much_is_refused_at_once(port: int) -> None:
+    head = b"Content-Length: 70000\r\nExpect: 100-continue"
+    assert raw(port, post(head)).error()["Type"] == "PayloadTooLarge"
+
+
+def test_one_empty_line_before_a_request_is_ignored(port: int) -> None:
+    assert raw(port, b"\r\nGET /health HTTP/1.1\r\n\r\n").status == 200
+
+
+def test_requests_in_a_row_are_answered_in_order(port: int) -> None:
+    with Line(port) as line:
+        line.send(
+            b"GET /health HTTP/1.1\r\n\r\nGET /nope HTTP/1.1\r\n\r\nGET /task HTTP/1.1\r\n\r\n"
+        )
+        data = b""
+        while data.count(b"HTTP/1.1 ") < 3 or not data.endswith(b"}"):
+            data += line.socket.recv(65_536)
+        codes = [part[:3] for part in data.split(b"HTTP/1.1 ")[1:]]
+        assert codes == [b"200", b"404", b"200"]
+
+
+def test_a_deleted_task_leaves_the_connection_clean(port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    for _ in range(3):
+        connection.request("POST", "/task", body=BODY, headers=JSON)
+        response = connection.getresponse()
+        task = json.loads(response.read())
+        assert response.headers["Location"] == f"/task/{task['id']}"
+        connection.request("DELETE", f"/task/{task['id']}")
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (204, b"")
+        assert "Content-Length" not in response.headers
+    connection.close()
+
+
+def test_http_1_0_and_close_are_honoured(port: int) -> None:
+    for data in [
+        b"GET /health HTTP/1.0\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n",
+    ]:
+        with Line(port) as line:
+            line.send(data)
+            answer = line.answer()
+            assert (answer.status, answer.headers["Connection"]) == (200, "close")
+            assert line.is_closed()
+
+
+def test_what_breaks_in_the_gateway_is_500(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gateway.Gateway, "_generate_lambda_context", lambda self: 1 / 0)
+    answer = raw(port, b"GET /health HTTP/1.1\r\n\r\n")
+    assert answer.error()["Type"] == "InternalError"
+    assert answer.error()["Details"]["error_id"] in caplog.text
+
+
+def test_a_client_that_resets_the_connection_costs_nothing(
+    port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for data in [b"", b"GET", b"GET /task HTTP/1.1\r\n\r\n" * 50]:
+        with Line(port) as line:
+            line.send(data)
+            line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert raw(port, b"GET /health HTTP/1.1\r\n\r\n").status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_burst_of_connections_is_taken(port: int) -> None:
+    """32 at once, where a queue of five loses some to the kernel's retries of 1 s and more."""
+    assert gateway.HttpServer.request_queue_size == 128
+    with ThreadPoolExecutor(32) as pool:
+        found = list(pool.map(lambda _: raw(port, b"GET /task HTTP/1.1\r\n\r\n").status, range(64)))
+    assert found == [200] * 64
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:
+    """As it comes, it is two writes, and the second waits 40 ms for the peer's word."""
+    assert gateway.RequestHandler.wbufsize != 0
+    assert gateway.RequestHandler.disable_nagle_algorithm
+
+
+def test_mending_logs_to_stderr_and_puts_our_server_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = []
+    monkeypatch.setattr(local, "LocalDevServer", local.LocalDevServer)
+    monkeypatch.setattr(log, "set_up", lambda: done.append("log"))
+    gateway.mend()
+    assert local.LocalDevServer is gateway.Server
+    assert done == ["log"]
+    assert logging.getLogger(api.__name__).handlers == []
