@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Self
 
@@ -145,12 +146,15 @@ class Attempts:
         return None
 
     async def _settle(self, held: Task, settled: Task, until_s: float) -> bool:
+        record = partial(
+            self.record, "settle", settled, state=settled.state, began_s=self.clock.monotonic_s()
+        )
         try:
             committed = await self.queue.settle(held, settled, until_s=until_s)
         except StoreUnavailable:
-            self.record("settle", settled, state=settled.state, committed=None)
+            record(committed=None)
             raise
-        self.record("settle", settled, state=settled.state, committed=committed)
+        record(committed=committed)
         return committed
 
     async def _clean_up(self, hint: Hint, settled: Task) -> None:

@@ -17,7 +17,8 @@ class Record(Protocol):
     """Takes note of an event of an attempt.
 
     event: claim (granted), start (of the handler), kill (at the timeout), settle (more: state,
-    committed: true, false, or null when the answer was lost), print (more: line).
+    began_s: when it was first sent, committed: true, false, or null when the answer was lost),
+    print (more: line).
     task: as the event left it or, for a settlement, as it is to become.
     """
 
@@ -45,6 +46,7 @@ class Ledger:
             "claim": task.claim,
             "processor": task.processor,
             "send_ts_ms": task.send_ts_ms,
+            "due_at_ms": task.due_at_ms,
             "at_ms": self._clock.now_ms(),
             "at_s": self._clock.monotonic_s(),
             "pid": self._pid,

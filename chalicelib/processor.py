@@ -37,6 +37,8 @@ LOOK_BACK_MS = 5_000
 """Each poll reads from this long before now: rows may arrive late."""
 HEAP_MAX = 10_000
 PAGE = 500
+LAST_WORDS_S = 0.5
+"""A store that does not answer must not keep a processor from ending."""
 LINGER_S = 5.0
 """A hint that was dealt with is not taken up again for this long: its deletion is under way."""
 LEAVE_ALONE_S = 30.0
@@ -76,11 +78,21 @@ class Entry:
     hint: Hint = field(compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """linger_s: how long to go on claiming after leaving the fleet, so that others can take over.
+
+    drain_s: how long running tasks may take after that.
+    """
+
+    linger_s: float = 0.0
+    drain_s: float = 6.0
+
+
 class Processor:
     """Runs from `run` until `stop` is set; then leaves the fleet and drains.
 
-    kind: worker or tick. linger_s: how long it goes on claiming after it has left.
-    drain_s: how long running tasks may take after that.
+    kind: worker or tick. grace: asked when it is told to stop.
     """
 
     def __init__(
@@ -90,8 +102,7 @@ class Processor:
         watchdog: Watchdog,
         *,
         kind: str,
-        linger_s: float = 0.0,
-        drain_s: float = 6.0,
+        grace: Callable[[], Grace] = Grace,
         sweeps_always: bool = False,
     ) -> None:
         self.id = attempts.processor
@@ -102,8 +113,7 @@ class Processor:
         self._settings = settings
         self._watchdog = watchdog
         self._kind = kind
-        self._linger_s = linger_s
-        self._drain_s = drain_s
+        self._grace = grace
         self._sweeps_always = sweeps_always
         self._fleet = fleet.Fleet(self.id)
         self._shards: Collection[int] = range(settings.shards)
@@ -121,7 +131,7 @@ class Processor:
         return dict(self._attempts.counts)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Returns when all attempts have ended, or `drain_s` after claiming ended."""
+        """Returns when all attempts have ended, or their grace has."""
         await self._survive(self._beat)
         loops = [
             asyncio.create_task(self._repeat(interval_s, step))
@@ -138,22 +148,27 @@ class Processor:
         ]
         sweep = asyncio.create_task(self._sweep_every_minute())
         await stop.wait()
+        grace = self._grace()
         loops[0].cancel()
-        await self._survive(partial(self._queue.leave, self.id))
-        await asyncio.sleep(self._linger_s)
-        await self._drain([*loops, sweep])
+        leave = asyncio.create_task(self._survive(partial(self._queue.leave, self.id)))
+        if grace.linger_s:
+            await asyncio.sleep(grace.linger_s)
+        await self._drain([*loops, sweep], grace.drain_s)
         for helper in helpers:
             helper.cancel()
-        await self._survive(self._queue.flush)
+        flush = asyncio.create_task(self._survive(self._queue.flush))
+        await asyncio.wait({leave, flush}, timeout=LAST_WORDS_S)
+        for late in (leave, flush):
+            late.cancel()
 
-    async def _drain(self, loops: list[asyncio.Task[None]]) -> None:
+    async def _drain(self, loops: list[asyncio.Task[None]], drain_s: float) -> None:
         """Claim no more; what still runs at the end is left to its lease."""
         self._attempts.stopping = True
         for loop in loops:
             loop.cancel()
         self._heap.clear()
         if self._running:
-            await asyncio.wait(list(self._running.values()), timeout=self._drain_s)
+            await asyncio.wait(list(self._running.values()), timeout=drain_s)
         for left in list(self._running.values()):
             left.cancel()
 

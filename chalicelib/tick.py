@@ -10,13 +10,16 @@ from chalicelib.attempt import Attempts
 from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.handlers import LinePrinter
-from chalicelib.processor import Processor
+from chalicelib.ledger import Record, no_record
+from chalicelib.processor import Grace, Processor
 
 LEAVE_BEFORE_S = 10.0
 """It leaves this long before the function's deadline, and drains."""
 LINGER_S = 1.5
 """It goes on claiming for as long as the others may take to see that it has left."""
-DRAIN_S = 7.0
+SPARE_S = 1.0
+"""So much of the time is not planned for."""
+LOOK_INTERVAL_S = 0.1
 
 
 class FaultHandlerWatchdog:
@@ -37,35 +40,49 @@ def run(
     remaining_ms: Callable[[], float],
     settings: Settings | None = None,
     clock: Clock | None = None,
+    record: Record = no_record,
 ) -> dict[str, int]:
     """Process tasks and sweep until 10 s before the deadline; returns what was counted.
 
     remaining_ms: milliseconds left until the function's deadline.
     """
-    return asyncio.run(_run(remaining_ms, settings or Settings.from_env(), clock or SystemClock()))
+    settings, clock = settings or Settings.from_env(), clock or SystemClock()
+    return asyncio.run(_run(remaining_ms, settings, clock, record))
 
 
 async def _run(
-    remaining_ms: Callable[[], float], settings: Settings, clock: Clock
+    remaining_ms: Callable[[], float], settings: Settings, clock: Clock, record: Record
 ) -> dict[str, int]:
     queue = AlternatorTaskQueue.open(settings, clock)
     watchdog = FaultHandlerWatchdog(clock)
-    attempts = Attempts.of(settings, queue, clock, LinePrinter(1))
+    attempts = Attempts.of(settings, queue, clock, LinePrinter(1), record)
     processor = Processor(
         attempts,
         settings,
         watchdog,
         kind="tick",
-        linger_s=LINGER_S,
-        drain_s=DRAIN_S,
+        grace=lambda: _grace(remaining_ms() / 1000),
         sweeps_always=True,
     )
     stop = asyncio.Event()
-    work_s = max(0.0, remaining_ms() / 1000 - LEAVE_BEFORE_S)
-    asyncio.get_running_loop().call_later(work_s, stop.set)
+    looking = asyncio.create_task(_stop_in_time(remaining_ms, stop))
     try:
         await processor.run(stop)
     finally:
+        looking.cancel()
         watchdog.disarm()
         await queue.close()
     return processor.counts
+
+
+async def _stop_in_time(remaining_ms: Callable[[], float], stop: asyncio.Event) -> None:
+    """The deadline may come nearer meanwhile, as it does when a local tick is told to end."""
+    while (left_s := remaining_ms() / 1000 - LEAVE_BEFORE_S) > 0:
+        await asyncio.sleep(min(LOOK_INTERVAL_S, left_s))
+    stop.set()
+
+
+def _grace(remaining_s: float) -> Grace:
+    """With the usual time left, linger; with less, drain at once."""
+    linger_s = LINGER_S if remaining_s > LEAVE_BEFORE_S - LINGER_S else 0.0
+    return Grace(linger_s, max(0.0, remaining_s - linger_s - SPARE_S))

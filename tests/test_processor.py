@@ -12,7 +12,7 @@ from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
 from chalicelib.handlers import Handler, Run
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
-from chalicelib.processor import Processor
+from chalicelib.processor import Grace, Processor
 from chalicelib.store import Heartbeat, Hint
 from chalicelib.task import LEASE_MS, Task, TaskState
 from tests.fakes import NOON_MS, Ids, LoopClock, NoWatchdog, new_task, run_virtually
@@ -82,7 +82,7 @@ class Bench:
             isolate=isolate or run_here,
         )
         settings = Settings(shards=SHARDS, batch_size=self.batch_size)
-        return Processor(attempts, settings, NoWatchdog(), kind=kind, linger_s=linger_s)
+        return Processor(attempts, settings, NoWatchdog(), kind=kind, grace=lambda: Grace(linger_s))
 
 
 async def run_for(seconds: float, *processors: Processor) -> None:
