@@ -1,0 +1,30 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test check clean packages engine
+
+MAKEFLAGS += --no-print-directory
+python := .venv/bin/python
+
+# An embedded engine is of no use where the store is a URL or runs in Docker.
+own_engine := $(if $(filter http://% https://% docker,$(ENGINE)),,engine)
+
+help: ## Show what make can do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# exec: make passes a SIGTERM on to its own child only.
+run: packages $(own_engine) ## Run everything here: engine, API, worker and the minute tick
+	@exec $(python) -m local run
+
+test: packages engine ## Run all tests and measure the coverage of chalicelib
+	@$(python) -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+check: packages ## Check format, lint, import rules and types
+	@$(python) -m ruff format --check .
+	@$(python) -m ruff check .
+	@$(python) -m mypy
+
+clean: ## Remove what was installed and cached; the tasks in .data stay
+	@rm -rf .venv node_modules .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+packages engine:
+	@exec sh local/install.sh $@

@@ -1,0 +1,1 @@
+"""The whole service on one machine, from one command: `python -m local run`."""

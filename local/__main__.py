@@ -1,0 +1,56 @@
+"""`python -m local run`: everything. `tables`: create them, elsewhere. `tick`: one tick.
+`verify`: whether the promise was kept (`python -m local verify --help`).
+"""
+
+import argparse
+import sys
+
+from chalicelib import log
+from chalicelib.clock import SystemClock
+from chalicelib.config import Settings
+from chalicelib.errors import SchedulerError
+from local.processes import say
+from local.settings import LocalSettings
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["verify"]:
+        return _verify(sys.argv[2:])
+    parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
+    parser.add_argument("command", choices=["run", "tables", "tick", "verify"])
+    command = parser.parse_args().command
+    log.set_up()
+    try:
+        _do(command)
+    except SchedulerError as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+def _verify(arguments: list[str]) -> int:
+    from local import verify
+
+    log.set_up()
+    return verify.main(arguments)
+
+
+def _do(command: str) -> None:
+    # Imported here because each is slow and none needs the other.
+    if command == "run":
+        settings = LocalSettings.from_env()
+        from local.run import run
+
+        run(settings, SystemClock())
+    elif command == "tables":
+        from local.run import create_tables
+
+        create_tables(Settings.from_env())
+    else:
+        from local.tick import run_tick
+
+        run_tick(SystemClock())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+#!/bin/sh
+# Installs what this checkout needs, inside it: `local/install.sh packages` the Python packages,
+# `local/install.sh engine` the embedded engine. Nothing is done where nothing changed. The stamp
+# of an installation is written last, so that one which was interrupted is done again.
+set -eu
+cd "$(dirname "$0")/.."
+exec >&2
+
+PYTHON=${PYTHON:-python3}
+VENV=.venv
+
+fail() {
+    echo "install: $*"
+    exit 1
+}
+
+# Runs a command and takes it along when this script is told to end; a shell would only end itself.
+run() {
+    "$@" &
+    child=$!
+    trap 'kill "$child" 2>/dev/null; wait "$child"; exit 143' INT TERM
+    wait "$child" || return
+    trap - INT TERM
+}
+
+check_python() {
+    command -v "$PYTHON" >/dev/null ||
+        fail "$PYTHON is missing; install Python 3.11 or newer (Debian: apt-get install python3)"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$("$PYTHON" -V) is too old; 3.11 or newer is needed (choose another by PYTHON=...)"
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$PYTHON cannot make virtual environments (Debian: apt-get install python3-venv)"
+}
+
+packages_wanted() {
+    "$VENV/bin/python" -V && cat requirements.txt requirements-dev.txt
+}
+
+install_packages() {
+    if [ -x "$VENV/bin/python" ] && packages_wanted | cmp -s - "$VENV/installed"; then
+        return
+    fi
+    check_python
+    echo "install: Python packages into $VENV (this may take a minute) ..."
+    run "$PYTHON" -m venv --clear "$VENV" || fail "the virtual environment $VENV cannot be made"
+    run "$VENV/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        -r requirements-dev.txt || fail "pip could not install requirements-dev.txt"
+    packages_wanted >"$VENV/installed"
+}
+
+engine_is_here() {
+    for binary in node_modules/@dynoxide/*/dynoxide node_modules/@dynoxide/*/dynoxide.exe; do
+        [ -x "$binary" ] && return
+    done
+    return 1
+}
+
+install_engine() {
+    if command -v dynoxide >/dev/null; then
+        return
+    fi
+    if engine_is_here && cmp -s package-lock.json node_modules/installed; then
+        return
+    fi
+    command -v npm >/dev/null ||
+        fail "npm is missing, which brings the embedded engine (Debian: apt-get install npm);" \
+            "or name another store by ENGINE=http://host:port"
+    echo "install: the embedded engine into node_modules ..."
+    run npm ci --include=optional --ignore-scripts --no-audit --no-fund --no-update-notifier ||
+        fail "npm could not install package-lock.json"
+    engine_is_here ||
+        fail "npm brought no engine for $(uname -sm); put a dynoxide on the PATH," \
+            "or name another store by ENGINE=http://host:port"
+    cp package-lock.json node_modules/installed
+}
+
+case ${1-} in
+packages) install_packages ;;
+engine) install_engine ;;
+*) fail "say what: packages or engine" ;;
+esac

@@ -1,0 +1,149 @@
+"""A run: engine, tables, API, worker and tick, in this order; and the opposite one at the end."""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from chalicelib.alternator import store, tables
+from chalicelib.clock import Clock
+from chalicelib.config import Settings
+from chalicelib.errors import InvalidSetting
+from local import engine
+from local.processes import Program, Repeated, Signals, StartFailed, Stopping, Supervisor, say
+from local.settings import LocalSettings
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+START_S = 60.0
+WORKER_GRACE_S = 8.0
+"""Workers and ticks promise to end within 7 s."""
+API_GRACE_S = 3.0
+
+
+def run(settings: LocalSettings, clock: Clock) -> None:
+    """Run the whole service until SIGINT or SIGTERM.
+
+    Raises InvalidSetting or StartFailed if it cannot be started; nothing is left running then.
+    """
+    Settings.from_env()
+    engine.must_be_free("PORT", settings.port)
+    signals = Signals(clock)
+    signals.install()
+    with suppress(Stopping), _data_is_ours(settings):
+        _run(settings, signals, clock)
+
+
+def _run(settings: LocalSettings, signals: Signals, clock: Clock) -> None:
+    supervisor = Supervisor(signals, clock)
+    store_engine = engine.choose(settings, supervisor, signals, clock)
+    try:
+        store_engine.start()
+        _start(settings, store_engine.url, supervisor, clock)
+        supervisor.keep()
+    finally:
+        if signals.stopping:
+            say("ending ...")
+        supervisor.end()
+        store_engine.stop()
+
+
+def create_tables(settings: Settings) -> None:
+    """Create the tables that are missing and verify all. Raises StoreMismatch or StartFailed."""
+    with _connected(settings) as client:
+        _create_tables(client, settings.table_prefix)
+
+
+def _start(settings: LocalSettings, engine_url: str, supervisor: Supervisor, clock: Clock) -> None:
+    env = {**os.environ, "ALTERNATOR_ENDPOINTS": engine_url}
+    shared = Settings.from_env(env)
+    with _connected(shared) as client:
+        _create_tables(client, shared.table_prefix)
+        started_ms = clock.now_ms()
+        supervisor.start(_api(settings, env, clock))
+        supervisor.start(*_processors(settings, env, clock))
+        supervisor.wait_until(
+            lambda: engine.fetch(f"{settings.url}/task?limit=1") is not None, "the API", START_S
+        )
+        supervisor.wait_until(
+            lambda: _live_workers(client, shared, started_ms) >= settings.workers,
+            "the worker",
+            START_S,
+        )
+    print(f"ready: {settings.url}", file=sys.stderr, flush=True)
+
+
+def _create_tables(client: "DynamoDBClient", prefix: str) -> None:
+    try:
+        tables.create(client, prefix)
+        tables.verify(client, prefix)
+        tables.warm_up(client, prefix)
+    except (BotoCoreError, ClientError) as error:
+        raise StartFailed(f"the tables cannot be created: {error}") from error
+
+
+def _api(settings: LocalSettings, env: dict[str, str], clock: Clock) -> Program:
+    chalice = "import sys; from chalice.cli import main; sys.exit(main())"
+    address = ["--host", "127.0.0.1", "--port", str(settings.port)]
+    command = [sys.executable, "-c", chalice, "local", "--no-autoreload", *address]
+    return Program("API", command, env, clock, is_apart=True, grace_s=API_GRACE_S)
+
+
+def _processors(settings: LocalSettings, env: dict[str, str], clock: Clock) -> Iterator[Program]:
+    if settings.workers:
+        command = [sys.executable, "-m", "worker", "--processes", str(settings.workers)]
+        yield Program("worker", command, env, clock, prints_tasks=True, grace_s=WORKER_GRACE_S)
+    if settings.tick:
+        command = [sys.executable, "-m", "local", "tick"]
+        yield Repeated("tick", command, env, clock, prints_tasks=True, grace_s=WORKER_GRACE_S)
+
+
+def _live_workers(client: "DynamoDBClient", settings: Settings, since_ms: int) -> int:
+    """How many workers have written a heartbeat since."""
+    try:
+        rows = client.query(
+            TableName=f"{settings.table_prefix}workers",
+            KeyConditionExpression="fleet = :fleet",
+            ExpressionAttributeValues={":fleet": {"S": tables.FLEET}},
+            ConsistentRead=True,
+        )["Items"]
+    except (BotoCoreError, ClientError):
+        return 0
+    return sum(
+        row["kind"]["S"] == "worker" and int(row["beat_ms"]["N"]) >= since_ms for row in rows
+    )
+
+
+@contextmanager
+def _connected(settings: Settings) -> Iterator["DynamoDBClient"]:
+    client = store.connect(settings)
+    try:
+        yield client
+    finally:
+        store.close(client)
+
+
+@contextmanager
+def _data_is_ours(settings: LocalSettings) -> Iterator[None]:
+    """Hold the lock of the folder with the tasks. Raises InvalidSetting if that cannot be."""
+    if settings.engine_is_elsewhere:
+        yield
+        return
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        file = (settings.data / "lock").open("w")
+    except OSError as error:
+        raise InvalidSetting(
+            f"DATA={settings.data}: it cannot be used ({error.strerror})"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InvalidSetting(f"DATA={settings.data}: another run uses it") from error
+        yield

@@ -1,0 +1,85 @@
+"""What a local run can be told by the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from chalicelib.errors import InvalidSetting
+
+ROOT = Path(__file__).resolve().parent.parent
+
+ENGINES = ("auto", "embedded", "docker")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalSettings:
+    """port: of the API; engine_port: of the store, unless `engine` is the URL of one.
+
+    workers: processes of the worker; 0 starts none. tick: whether it runs every minute.
+    data: the folder that keeps the tasks.
+    """
+
+    port: int = 8000
+    engine_port: int = 8001
+    workers: int = 1
+    tick: bool = True
+    engine: str = "auto"
+    data: Path = ROOT / ".data"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
+        """Read the environment; empty is unset. Raises InvalidSetting naming the variable."""
+        env = os.environ if env is None else env
+        return cls(
+            port=_integer(env, "PORT", 8000, 1, 65535),
+            engine_port=_integer(env, "ENGINE_PORT", 8001, 1, 65535),
+            workers=_integer(env, "WORKERS", 1, 0, 64),
+            tick=_switch(env, "TICK"),
+            engine=_engine(env.get("ENGINE") or "auto"),
+            data=ROOT / (env.get("DATA") or ".data"),
+        )._checked()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def engine_is_elsewhere(self) -> bool:
+        """The store is somebody else's: nothing is started for it, nothing kept here."""
+        return self.engine not in ENGINES
+
+    def _checked(self) -> Self:
+        if self.port == self.engine_port and not self.engine_is_elsewhere:
+            raise InvalidSetting(f"PORT and ENGINE_PORT are both {self.port}: they must differ")
+        return self
+
+
+def _integer(env: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = env.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise InvalidSetting(f"{name}={text!r}: expected an integer from {least} to {most}")
+    return int(text)
+
+
+def _switch(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name) or "on"
+    if text not in ("on", "off"):
+        raise InvalidSetting(f"{name}={text!r}: expected on or off")
+    return text == "on"
+
+
+def _engine(text: str) -> str:
+    if text in ENGINES:
+        return text
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        expected = "auto, embedded, docker or a URL such as http://127.0.0.1:8001"
+        raise InvalidSetting(f"ENGINE={text!r}: expected {expected}")
+    return text.rstrip("/")
