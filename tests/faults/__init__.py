@@ -1,0 +1,1 @@
+"""Real processes under injected faults, and what injects them."""

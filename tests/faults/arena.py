@@ -1,0 +1,325 @@
+"""Where a scenario plays: an engine on a file, the fault proxy, processes, and the evidence.
+
+Workers, ticks and clients go through the proxy; the harness itself looks at the engine directly.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from chalicelib.alternator import requests, tables
+from chalicelib.alternator import store as alternator_store
+from chalicelib.alternator.queue import AlternatorTaskQueue
+from chalicelib.alternator.store import AlternatorTaskStore
+from chalicelib.clock import SystemClock
+from chalicelib.config import Settings
+from chalicelib.errors import StoreUnavailable
+from chalicelib.task import Task
+from local.engine import binary
+from local.findings import DEATH, Event, Findings
+from local.verify import Ledgers, verify
+from tests.cluster import ROOT, Cluster, children_of
+from tests.conftest import free_port, wait_for_port
+from tests.faults.plan import Plan
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+CLIENTS = 16
+
+
+class Engine:
+    """The embedded engine on a file: it can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._file = folder / "engine.db"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        address = ["--host", "127.0.0.1", "--port", str(self.port)]
+        self._process = subprocess.Popen(
+            [binary(), "serve", *address, "--db-path", str(self._file)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for_port(self.port)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+@dataclass(kw_only=True)
+class Arena(Cluster):
+    """A cluster behind the fault proxy, with ledgers.
+
+    store: what clients use, through the proxy. direct: settings that lead to the engine itself.
+    unknown: creates whose outcome was never learnt.
+    """
+
+    engine: Engine
+    direct: Settings
+    client: "DynamoDBClient"
+    rng: Random
+    unknown: list[str] = field(default_factory=list)
+    _acknowledging: threading.Lock = field(default_factory=threading.Lock)
+
+    # Processes
+
+    def env(self) -> dict[str, str]:
+        # Bar asks the engine, which answers anybody's GET with 200.
+        return super().env() | {"BAR_URL": f"{self.engine.url}/"}
+
+    def worker(
+        self, *options: str, module: str = "worker", **env: str
+    ) -> "subprocess.Popen[bytes]":
+        ledger = self.folder / f"{len(self.processes)}.ledger"
+        return self.start("-m", module, "--ledger", str(ledger), *options, **env)
+
+    def tick(self, seconds: float) -> "subprocess.Popen[bytes]":
+        """A tick with so much time until its deadline."""
+        ledger = self.folder / f"{len(self.processes)}.ledger"
+        return self.start("-m", "tests.faults.tick_process", str(seconds), str(ledger))
+
+    def kill(self, process: "subprocess.Popen[bytes]") -> None:
+        """SIGKILL the process; those under it end with it. The ledger is told."""
+        family = family_of(process.pid)
+        process.kill()
+        self.note_deaths(family)
+        process.wait()
+
+    def note_deaths(self, pids: Sequence[int]) -> None:
+        at_s = self.clock.monotonic_s()
+        with open(self.folder / "deaths.ledger", "a") as file:
+            for pid in pids:
+                file.write(json.dumps({"event": DEATH, "pid": pid, "at_s": at_s}) + "\n")
+
+    # Faults
+
+    def set_plan(self, plan: Plan) -> None:
+        self._proxy("/_plan", json.dumps(plan.data()).encode())
+
+    def faults(self) -> dict[str, Any]:
+        counted: dict[str, Any] = json.loads(self._proxy("/_faults"))
+        return counted
+
+    def _proxy(self, path: str, body: bytes | None = None) -> bytes:
+        url = self.settings.endpoints[0] + path
+        with urllib.request.urlopen(url, data=body, timeout=10) as answer:
+            return bytes(answer.read())
+
+    # Tasks
+
+    def create(self, type: str, send_ts_ms: int) -> str | None:
+        """As a client would, through the proxy: the id if it was acknowledged."""
+        task = Task.new(
+            id=str(uuid.uuid4()),
+            type=type,
+            send_ts_ms=send_ts_ms,
+            now_ms=self.clock.now_ms(),
+            token=str(uuid.uuid4()),
+        )
+        try:
+            self.store.create(task)
+        except StoreUnavailable:
+            self.unknown.append(task.id)
+            return None
+        self.acknowledge([task.id])
+        return task.id
+
+    def acknowledge(self, ids: Sequence[str]) -> None:
+        with self._acknowledging, open(self.folder / "acknowledged", "a") as file:
+            file.writelines(f"{id}\n" for id in ids)
+
+    def add(self, type: str, count: int = 1, delay_s: float = 0.0) -> list[str]:
+        return self.add_mixed([type] * count, delay_s, 0.0)
+
+    def add_mixed(self, types: Sequence[str], delay_s: float, over_s: float) -> list[str]:
+        """Tasks of these types, due from `delay_s` on, evenly over `over_s`."""
+        first_ms = self.clock.now_ms() + round(delay_s * 1000)
+        step_ms = over_s * 1000 / len(types)
+
+        def create(number: int) -> str | None:
+            return self.create(types[number], first_ms + round(number * step_ms))
+
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            return [id for id in pool.map(create, range(len(types))) if id is not None]
+
+    @contextmanager
+    def load(self, types: Sequence[str], delay_s: float, over_s: float) -> Iterator[None]:
+        """Tasks are added while the block runs; at its end all have been."""
+        adding = threading.Thread(target=self.add_mixed, args=(types, delay_s, over_s))
+        adding.start()
+        try:
+            yield
+        finally:
+            adding.join()
+
+    async def put_directly(self, type: str, count: int, send_ts_ms: int) -> None:
+        """Many tasks fast, straight into the engine, rows before records as a create does it."""
+        queue = AlternatorTaskQueue.open(self.direct, self.clock)
+        indexes = queue._indexes
+        now_ms = self.clock.now_ms()
+        made = [
+            Task.new(id=str(uuid.uuid4()), type=type, send_ts_ms=send_ts_ms, now_ms=now_ms, token=t)
+            for t in map(str, range(count))
+        ]
+        try:
+            for start in range(0, count, 100):
+                part = made[start : start + 100]
+                places = [(place, task) for task in part for place in indexes.times(task)]
+                named = [row for (i, ms), task in places for row in i.directory_rows(ms, task.id)]
+                await queue.write(dict.fromkeys(named))
+                await queue.write([row for task in part for row in indexes.rows(task)])
+                for task in part:
+                    request = requests.create(f"{self.direct.table_prefix}tasks", task)
+                    await queue.decide(request, key=task.id)
+        finally:
+            await queue.close()
+        self.acknowledge([task.id for task in made])
+
+    # Evidence
+
+    def unfinished(self) -> int:
+        """How many tasks have a time at which they are due."""
+        pages = self.client.get_paginator("scan").paginate(
+            TableName=f"{self.direct.table_prefix}tasks",
+            FilterExpression="attribute_exists(due_at_ms)",
+            Select="COUNT",
+            ConsistentRead=True,
+        )
+        return sum(page["Count"] for page in pages)
+
+    def wait_done(self, seconds: float) -> None:
+        """Until no task is unfinished."""
+        self.wait_for(lambda: self.unfinished() == 0, seconds, every_s=0.5)
+
+    def events(self, event: str) -> list[Event]:
+        """What ledgers say until now."""
+        ledgers = Ledgers()
+        for path in self.folder.glob("*.ledger"):
+            ledgers.read(path)
+        return [one for one in ledgers.events if one.event == event]
+
+    def check(self, *, grace_s: float = 0.0, recovered_within_s: float | None = None) -> Findings:
+        """Judge, and say what was found and which faults there were."""
+        ledgers = sorted(self.folder.glob("*.ledger"))
+        printed = [path.with_suffix(".out") for path in ledgers]
+        findings = verify(
+            ledgers,
+            self.direct,
+            self.clock,
+            acknowledged=self.folder / "acknowledged",
+            lines=[path for path in printed if path.exists()],
+            grace_s=grace_s,
+            recovered_within_s=recovered_within_s,
+        )
+        counted = self.faults()
+        say(f"faults: {counted['faults']} in {counted['requests']} requests {counted['by_fault']}")
+        for breach in findings.breaches[:20]:
+            say(str(breach))
+        say(findings.line())
+        return findings
+
+    def stored(self) -> list[Task]:
+        """All records, as they are in the engine."""
+        stored: list[Task] = []
+        pages = self.client.get_paginator("scan").paginate(
+            TableName=f"{self.direct.table_prefix}tasks", ConsistentRead=True
+        )
+        for page in pages:
+            stored += [requests.decode_task(item) for item in page["Items"]]
+        return stored
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stdout, flush=True)  # noqa: T201 - the report of a scenario
+
+
+def family_of(pid: int) -> list[int]:
+    """The process and all under it."""
+    return [pid, *(one for child in children_of(pid) for one in family_of(child))]
+
+
+def send(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+@contextmanager
+def opened(folder: Path, *, seed: int = 0, plan: Plan | None = None) -> Iterator[Arena]:
+    """An arena with its tables made; at the end every process of it is ended."""
+    engine = Engine(folder)
+    engine.start()
+    direct = Settings(endpoints=(engine.url,))
+    client = alternator_store.connect(direct)
+    tables.create(client)
+    clock = SystemClock()
+    port = free_port()
+    settings = replace(direct, endpoints=(f"http://127.0.0.1:{port}",))
+    # Its client asks the proxy at once for the nodes, so the proxy comes first.
+    proxy = _start_proxy(port, engine.url, plan or Plan(), seed, folder)
+    clients = alternator_store.connect(settings)
+    store = AlternatorTaskStore(clients, clock, rng=Random(seed))
+    arena = Arena(
+        settings=settings,
+        store=store,
+        folder=folder,
+        engine=engine,
+        direct=direct,
+        client=client,
+        rng=Random(seed),
+    )
+    try:
+        yield arena
+    finally:
+        for process in arena.processes:
+            _end(process)
+        alternator_store.close(clients)
+        _end(proxy)
+        alternator_store.close(client)
+        engine.kill()
+
+
+def _start_proxy(
+    port: int, target: str, plan: Plan, seed: int, folder: Path
+) -> "subprocess.Popen[bytes]":
+    options = [f"--port={port}", f"--target={target}", f"--seed={seed}"]
+    options += ["--plan", json.dumps(plan.data())]
+    with open(folder / "proxy.err", "wb") as err:
+        proxy = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.faults.proxy",
+                *options,
+                "--plan",
+                json.dumps(plan.data()),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+        )
+    wait_for_port(port)
+    return proxy
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill; a stopped process dies as well, and what is under a worker dies with it."""
+    process.kill()
+    process.wait()
