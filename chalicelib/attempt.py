@@ -18,7 +18,7 @@ from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
 from chalicelib.handlers import HANDLERS, Handler, Run, checked_line
-from chalicelib.isolation import HandlerFailed, run_isolated
+from chalicelib.isolation import HandlerFailed, Isolated, IsolatedProcess
 from chalicelib.ledger import Record, no_record
 from chalicelib.store import Hint, Refused, TaskQueue
 from chalicelib.task import (
@@ -51,7 +51,7 @@ class Again:
 class Attempts:
     """Makes attempts for one processor, any number side by side.
 
-    emit: prints one line. isolate: runs a handler in a process of its own. record: takes note of
+    emit: prints one line. isolate: makes a process of its own for a handler. record: takes note of
     what happens.
     stopping: set when no further handler may start. kill_at_s: for each task whose handler runs,
     the oldest claim first, the monotonic time at which somebody outside must end this process.
@@ -64,7 +64,7 @@ class Attempts:
     emit: Callable[[str], None]
     bar_url: str
     handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
-    isolate: Callable[[Run], Awaitable[str]] = run_isolated
+    isolate: Callable[[Run], Awaitable[Isolated]] = IsolatedProcess.start
     record: Record = no_record
     stopping: bool = False
     counts: Counter[str] = field(default_factory=Counter)
@@ -165,18 +165,38 @@ class Attempts:
 
     async def _outcome(self, hint: Hint, held: Task, claimed_s: float) -> Task:
         """The task as it is to be settled: gives back, buries, or runs the handler."""
-        late = self.clock.monotonic_s() >= claimed_s + START_WITHIN_S
-        if late or self.stopping:
-            return held.returned(now_ms=self.clock.now_ms(), hint_due_ms=hint.due_at_ms)
+        start_until_s = claimed_s + START_WITHIN_S
+        if self.stopping or self.clock.monotonic_s() >= start_until_s:
+            return self._returned(hint, held)
         lost = held.leases_lost
         if lost >= LOST_LEASES_MAX:
             error = f"LeasesLost: {lost} attempts were lost with their processors"
             return held.failed(error, now_ms=self.clock.now_ms())
+        run = Run(task=held, rng=self.rng, bar_url=self.bar_url)
+        if not lost:
+            return await self._run(held, partial(self.handlers[held.type], run), claimed_s)
+        try:
+            async with asyncio.timeout(start_until_s - self.clock.monotonic_s()):
+                place = await self.isolate(run)
+        except TimeoutError:
+            return self._returned(hint, held)
+        try:
+            return await self._run(held, place.line, claimed_s)
+        finally:
+            await place.end()
+
+    def _returned(self, hint: Hint, held: Task) -> Task:
+        return held.returned(now_ms=self.clock.now_ms(), hint_due_ms=hint.due_at_ms)
+
+    async def _run(
+        self, held: Task, handler: Callable[[], Awaitable[str]], claimed_s: float
+    ) -> Task:
+        """Run the handler now; what comes of it, as the task is to be settled."""
         started = held.started(self.clock.now_ms())
         self.kill_at_s[held.id] = claimed_s + KILL_AFTER_S
         self.record("start", started)
         try:
-            line = await self._run(started)
+            line = await self._line(started, handler)
         except _Failure as failure:
             return started.failed_once(
                 str(failure), now_ms=self.clock.now_ms(), jitter=self.rng.random
@@ -185,16 +205,14 @@ class Attempts:
             del self.kill_at_s[held.id]
         return started.completed(line, now_ms=self.clock.now_ms())
 
-    async def _run(self, task: Task) -> str:
+    async def _line(self, task: Task, handler: Callable[[], Awaitable[str]]) -> str:
         """The handler's line, within the timeout. Whatever else comes of it is a _Failure."""
-        run = Run(task=task, rng=self.rng, bar_url=self.bar_url)
-        handler = self.isolate if task.leases_lost else self.handlers[task.type]
         started_s = self.clock.monotonic_s()
         me = asyncio.current_task()
         assert me is not None
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                line = checked_line(await handler(run))
+                line = checked_line(await handler())
         except TimeoutError as error:
             if self._is_overdue(started_s):
                 self.record("kill", task)

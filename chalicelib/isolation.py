@@ -10,13 +10,22 @@ import os
 import signal
 import threading
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
 from random import Random
+from typing import Any, Protocol, Self
 
 from chalicelib.handlers import HANDLERS, Run, checked_line
 from chalicelib.task import TIMEOUT_S, Task
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([__name__])
+
+
+def preload(*modules: str) -> None:
+    """What the processes to come find imported: they would import the main module's needs anew."""
+    _processes.set_forkserver_preload([__name__, *modules])
+
+
+preload()
 
 
 class HandlerDied(Exception):
@@ -27,58 +36,87 @@ class HandlerFailed(Exception):
     """The handler raised. The message is what it raised."""
 
 
-async def run_isolated(run: Run) -> str:
-    """The handler's line. Cancelling kills the process. Raises HandlerDied, HandlerFailed."""
-    theirs, ours = None, None
-    ours, theirs = _processes.Pipe(duplex=False)
-    process = _processes.Process(
-        target=_run_in_child, args=(theirs, run.task, run.bar_url), daemon=True
-    )
-    try:
-        await asyncio.to_thread(process.start)
-        theirs.close()
-        await _readable(ours)
-        ok, text = ours.recv()
-    except EOFError:
-        await asyncio.to_thread(process.join)
-        raise HandlerDied(f"the handler ended its process, exit code {process.exitcode}") from None
-    finally:
-        theirs.close()
-        ours.close()
-        if process.pid is not None:
-            process.kill()
-            await asyncio.to_thread(process.join)
-            process.close()
-    if not ok:
-        raise HandlerFailed(text)
-    return str(text)
+class Isolated(Protocol):
+    """A place for one handler to run in."""
+
+    async def line(self) -> str:
+        """Run the handler and give its line. Raises HandlerDied or HandlerFailed."""
+
+    async def end(self) -> None:
+        """Give the place up, whatever runs in it."""
 
 
-async def _readable(connection: Connection) -> None:
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(connection.fileno(), readable.set)
-    try:
-        await readable.wait()
-    finally:
-        loop.remove_reader(connection.fileno())
+class IsolatedProcess:
+    """Isolated in a child forked from a clean process, which takes a few milliseconds."""
+
+    def __init__(self, process: ForkServerProcess, pipe: "Connection[Any, Any]") -> None:
+        self._process = process
+        self._pipe = pipe
+
+    @classmethod
+    async def start(cls, run: Run) -> Self:
+        """Return once the child is ready to run the handler. Cancelling ends the child."""
+        ours, theirs = _processes.Pipe()
+        process = _processes.Process(
+            target=_run_in_child, args=(theirs, run.task, run.bar_url), daemon=True
+        )
+        isolated = cls(process, ours)
+        try:
+            await asyncio.to_thread(process.start)
+            theirs.close()
+            await isolated._receive()
+        except BaseException:
+            theirs.close()
+            await isolated.end()
+            raise
+        return isolated
+
+    async def line(self) -> str:
+        self._pipe.send(None)
+        ok, text = await self._receive()
+        if not ok:
+            raise HandlerFailed(text)
+        return str(text)
+
+    async def end(self) -> None:
+        self._pipe.close()
+        if self._process.pid is not None:
+            self._process.kill()
+            await asyncio.to_thread(self._process.join)
+        self._process.close()
+
+    async def _receive(self) -> Any:
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._pipe.fileno(), readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._pipe.fileno())
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionError):
+            await asyncio.to_thread(self._process.join)
+            code = self._process.exitcode
+            raise HandlerDied(f"the handler ended its process, exit code {code}") from None
 
 
-def _run_in_child(answers: Connection, task: Task, bar_url: str) -> None:
+def _run_in_child(pipe: "Connection[Any, Any]", task: Task, bar_url: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    pipe.send(None)
+    pipe.recv()
     # The kernel ends this process even if the handler never gives the interpreter back.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S + 0.5)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
     run = Run(task=task, rng=Random(), bar_url=bar_url)
     try:
         line = asyncio.run(_call(run))
     except Exception as error:
-        answers.send((False, f"{type(error).__name__}: {error}"))
+        pipe.send((False, f"{type(error).__name__}: {error}"))
     else:
-        answers.send((True, line))
-    answers.close()
+        pipe.send((True, line))
+    pipe.close()
     os._exit(0)
 
 

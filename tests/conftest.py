@@ -21,7 +21,9 @@ from chalicelib.config import Settings
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.store import TaskQueue, TaskStore
 from local.engine import binary
+from tests import profile
 from tests.fakes import FakeClock, Ids
+from tests.profile import CheckedTransport
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -81,9 +83,18 @@ def settings(engine_url: str, request: pytest.FixtureRequest) -> Settings:
 
 
 @pytest.fixture
+def raw_client(settings: Settings) -> Iterator["DynamoDBClient"]:
+    """A client that may send what the service never would."""
+    client = alternator_store.connect(settings)
+    yield client
+    alternator_store.close(client)
+
+
+@pytest.fixture
 def client(settings: Settings) -> Iterator["DynamoDBClient"]:
     """ScyllaDB's client on the engine, with the tables created."""
     client = alternator_store.connect(settings)
+    profile.check_client(client)
     tables.create(client, settings.table_prefix)
     yield client
     alternator_store.close(client)
@@ -96,6 +107,7 @@ def moto_client(monkeypatch: pytest.MonkeyPatch) -> Iterator["DynamoDBClient"]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
     with mock_aws():
         client = boto3.client("dynamodb", region_name="us-east-1")
+        profile.check_client(client)
         tables.create(client)
         yield client
 
@@ -131,7 +143,9 @@ def queue_kit(request: pytest.FixtureRequest) -> Iterator[QueueKit]:
         store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=4)
 
         async def open_queue() -> AlternatorTaskQueue:
-            return AlternatorTaskQueue.open(settings, clock)
+            transport = CheckedTransport.open(settings, clock)
+            prefix = settings.table_prefix
+            return AlternatorTaskQueue(transport, clock, prefix=prefix, shards=settings.shards)
 
         real = runner.run(open_queue())
         yield QueueKit(store, clock, Ids(), real, runner.run)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, TypeVar
 
+from chalicelib.handlers import Handler, Run
 from chalicelib.task import Task
 
 T = TypeVar("T")
@@ -85,6 +86,20 @@ class NoWatchdog:
 
     def arm(self, kill_at_s: float) -> None:
         self.kill_at_s = kill_at_s
+
+
+class Here:
+    """An isolated handler that runs in this process after all."""
+
+    def __init__(self, handler: Handler, run: Run) -> None:
+        self._handler = handler
+        self._run = run
+
+    async def line(self) -> str:
+        return await self._handler(self._run)
+
+    async def end(self) -> None:
+        """Nothing was started."""
 
 
 class Ids:

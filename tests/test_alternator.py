@@ -6,6 +6,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
@@ -28,6 +29,7 @@ from chalicelib.errors import (
 from chalicelib.store import Hint, Refused, TaskFilter
 from chalicelib.task import Task, TaskState, shard_of
 from tests.fakes import NOON_MS, FakeClock, Ids, new_task
+from tests.profile import CheckedTransport
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -193,11 +195,11 @@ def test_missing_table_is_named(
 
 
 def test_record_of_a_newer_version_is_left_out_of_lists(
-    store: AlternatorTaskStore, client: "DynamoDBClient", settings: Settings
+    store: AlternatorTaskStore, raw_client: "DynamoDBClient", settings: Settings
 ) -> None:
     task = store.create(task_at())
     newer: Any = requests.encode_task(task) | {"state": {"S": "paused"}, "extra": {"S": "x"}}
-    client.put_item(TableName=f"{settings.table_prefix}tasks", Item=newer)
+    raw_client.put_item(TableName=f"{settings.table_prefix}tasks", Item=newer)
     assert store.list(TaskFilter()).tasks == []
     with pytest.raises(UnreadableTask):
         store.get(task.id)
@@ -233,7 +235,7 @@ def test_pending_is_found_without_walking_history(
 
 def test_tables_of_something_else_are_refused(moto_client: "DynamoDBClient") -> None:
     moto_client.delete_table(TableName="workers")
-    moto_client.create_table(
+    boto3.client("dynamodb", region_name="us-east-1").create_table(
         TableName="workers",
         KeySchema=[{"AttributeName": "name", "KeyType": "HASH"}],
         AttributeDefinitions=[{"AttributeName": "name", "AttributeType": "S"}],
@@ -310,7 +312,7 @@ class Queue:
 
     def __init__(self, settings: Settings, clock: FakeClock, runner: asyncio.Runner) -> None:
         async def open_transport() -> Transport:
-            return Transport.open(settings, clock)
+            return CheckedTransport.open(settings, clock)
 
         self.run = runner.run
         self.real: Transport = runner.run(open_transport())
@@ -488,19 +490,22 @@ def test_slow_sweep_deletes_rows_of_tombstones(
 
 
 def test_record_of_a_newer_version_is_not_claimed(
-    store: AlternatorTaskStore, client: "DynamoDBClient", settings: Settings, faulty_queue: Queue
+    store: AlternatorTaskStore,
+    raw_client: "DynamoDBClient",
+    settings: Settings,
+    faulty_queue: Queue,
 ) -> None:
     task = store.create(task_at())
     newer: Any = requests.encode_task(task) | {"state": {"S": "paused"}}
     table = f"{settings.table_prefix}tasks"
-    client.put_item(TableName=table, Item=newer)
+    raw_client.put_item(TableName=table, Item=newer)
     with pytest.raises(UnreadableTask):
         faulty_queue.claim(task)
-    assert client.get_item(TableName=table, Key={"id": {"S": task.id}})["Item"] == newer
+    assert raw_client.get_item(TableName=table, Key={"id": {"S": task.id}})["Item"] == newer
     assert faulty_queue.run(faulty_queue.queue.get([task.id])) == {task.id: None}
     faulty_queue.run(faulty_queue.queue.sweep_segment(0, 1, now_ms=NOON_MS))
     faulty_queue.run(faulty_queue.queue.sweep_overdue(now_ms=NOON_MS + 2 * MINUTE_MS))
-    assert client.get_item(TableName=table, Key={"id": {"S": task.id}})["Item"] == newer
+    assert raw_client.get_item(TableName=table, Key={"id": {"S": task.id}})["Item"] == newer
 
 
 async def _listed(queue: AlternatorTaskQueue, table: str, slot: str) -> list[int]:
@@ -517,17 +522,23 @@ def test_condition_failures_carry_what_stands_there(
     assert requests.decode_task(error.value.item or {}) == task
 
 
-def test_transport_names_what_went_wrong(settings: Settings, faulty_queue: Queue) -> None:
-    def send(request: Request) -> JsonObject:
-        answer: JsonObject = faulty_queue.run(
-            faulty_queue.real.send(request, key=None, attempt=0, timeout_s=5)
-        )
-        return answer
+def test_transport_names_what_went_wrong(
+    client: "DynamoDBClient", settings: Settings, clock: FakeClock
+) -> None:
+    async def ask(request: Request) -> None:
+        transport = Transport.open(settings, clock)
+        try:
+            await transport.send(request, key=None, attempt=0, timeout_s=5)
+        finally:
+            await transport.close()
+
+    def send(request: Request) -> None:
+        asyncio.run(ask(request))
 
     with pytest.raises(StoreMismatch):
         send(requests.get("no_such_table", "x"))
     with pytest.raises(SchedulerError, match="refused a request"):
-        send(Request("Query", {"TableName": f"{settings.table_prefix}tasks"}))
+        send(Request("Query", {"TableName": f"{settings.table_prefix}tasks", "Limit": -1}))
     with pytest.raises(SchedulerError, match="UnknownOperation"):
         send(Request("NoSuchOperation", {}))
 

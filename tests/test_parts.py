@@ -238,22 +238,30 @@ def test_line_is_written_at_once() -> None:
 # Isolation
 
 
+async def isolated_line(run: Run) -> str:
+    place = await isolation.IsolatedProcess.start(run)
+    try:
+        return await place.line()
+    finally:
+        await place.end()
+
+
 @pytest.mark.wall_clock
 def test_isolated_handler_gives_its_line() -> None:
-    assert asyncio.run(isolation.run_isolated(run_of("Baz"))).startswith("Baz ")
+    assert asyncio.run(isolated_line(run_of("Baz"))).startswith("Baz ")
 
 
 @pytest.mark.wall_clock
 def test_isolated_handler_fails_with_what_it_raised() -> None:
     with pytest.raises(isolation.HandlerFailed, match="ClientConnectorError: "):
-        asyncio.run(isolation.run_isolated(run_of("Bar")))
+        asyncio.run(isolated_line(run_of("Bar")))
 
 
 @pytest.mark.wall_clock
 def test_cancelling_ends_the_process() -> None:
     async def cancel() -> None:
         async with asyncio.timeout(1.5):
-            await isolation.run_isolated(run_of("Foo"))
+            await isolated_line(run_of("Foo"))
 
     with pytest.raises(TimeoutError):
         asyncio.run(cancel())

@@ -11,11 +11,12 @@ from chalicelib.attempt import Attempts
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
 from chalicelib.handlers import Handler, Run
+from chalicelib.isolation import Isolated
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.processor import Grace, Processor
 from chalicelib.store import Heartbeat, Hint
 from chalicelib.task import LEASE_MS, Task, TaskState
-from tests.fakes import NOON_MS, Ids, LoopClock, NoWatchdog, new_task, run_virtually
+from tests.fakes import NOON_MS, Here, Ids, LoopClock, NoWatchdog, new_task, run_virtually
 
 SHARDS = 16
 
@@ -64,12 +65,12 @@ class Bench:
         *,
         queue: MemoryQueue | None = None,
         offset_ms: int = 0,
-        isolate: Callable[[Run], Awaitable[str]] | None = None,
+        isolate: Callable[[Run], Awaitable[Isolated]] | None = None,
         kind: str = "worker",
         linger_s: float = 0.0,
     ) -> Processor:
-        async def run_here(run: Run) -> str:
-            return await self.handlers[run.task.type](run)
+        async def run_here(run: Run) -> Isolated:
+            return Here(self.handlers[run.task.type], run)
 
         attempts = Attempts(
             queue=queue or MemoryQueue(self.tables, shards=SHARDS),
@@ -221,13 +222,30 @@ def test_task_with_a_lost_lease_runs_in_a_process_of_its_own() -> None:
     bench.tables.tasks[task.id] = replace(task, attempt=1)
     isolated: list[str] = []
 
-    async def isolate(run: Run) -> str:
+    async def alone(run: Run) -> str:
         isolated.append(run.task.id)
         return "alone"
+
+    async def isolate(run: Run) -> Isolated:
+        return Here(alone, run)
 
     go(1, bench, isolate=isolate)
     assert isolated == [task.id]
     assert bench.lines == ["alone"]
+
+
+def test_process_that_is_not_ready_in_time_gives_the_task_back() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    bench.tables.tasks[task.id] = replace(task, attempt=1)
+
+    async def isolate(run: Run) -> Isolated:
+        await asyncio.sleep(3.1)
+        return Here(ok, run)
+
+    go(3.05, bench, isolate=isolate)
+    assert (bench.now(task).given_back, bench.now(task).failures) == (1, 0)
+    assert bench.lines == []
 
 
 def test_task_that_lost_three_leases_is_buried_unrun() -> None:
