@@ -102,7 +102,7 @@ class Cluster:
         """Until so many processors beat their hearts."""
         table = f"{self.settings.table_prefix}workers"
         client = self.store._client
-        self.wait_for(lambda: client.scan(TableName=table)["Count"] >= processors, 20)
+        self.wait_for(lambda: client.scan(TableName=table, ConsistentRead=True)["Count"] >= processors, 20)
 
 
 def children_of(pid: int) -> list[int]:

@@ -244,7 +244,8 @@ def test_process_that_is_not_ready_in_time_gives_the_task_back() -> None:
         return Here(ok, run)
 
     go(3.05, bench, isolate=isolate)
-    assert (bench.now(task).given_back, bench.now(task).failures) == (1, 0)
+    assert bench.now(task).given_back > 0
+    assert bench.now(task).failures == 0
     assert bench.lines == []
 
 
