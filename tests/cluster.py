@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -102,7 +103,8 @@ class Cluster:
         """Until so many processors beat their hearts."""
         table = f"{self.settings.table_prefix}workers"
         client = self.store._client
-        self.wait_for(lambda: client.scan(TableName=table, ConsistentRead=True)["Count"] >= processors, 20)
+        scan = partial(client.scan, TableName=table, ConsistentRead=True)
+        self.wait_for(lambda: scan()["Count"] >= processors, 20)
 
 
 def children_of(pid: int) -> list[int]:

@@ -294,9 +294,13 @@ class FaultyTransport:
         self.lost: list[tuple[str, str]] = []
         self.sent: list[Request] = []
         self.always = False
+        self.before_delete: Callable[[], object] | None = None
 
     async def send(self, request: Request, **options: Any) -> JsonObject:
         self.sent.append(request)
+        if self.before_delete is not None and "DeleteRequest" in str(request.body):
+            act, self.before_delete = self.before_delete, None
+            act()
         fault = next((lost for lost in self.lost if lost[0] == request.action), None)
         if fault is None:
             return await self._transport.send(request, **options)
@@ -447,6 +451,27 @@ def test_open_bucket_is_closed_by_the_sweep(
     clock.tick(2 * 3600)
     faulty_queue.run(queue.sweep_overdue(now_ms=clock.now_ms()))
     assert faulty_queue.run(_listed(queue, queue._indexes.open.table, slot)) == []
+
+
+def test_row_that_comes_while_its_open_bucket_is_closed_stays_listed(
+    client: "DynamoDBClient", settings: Settings, faulty_queue: Queue, clock: FakeClock
+) -> None:
+    """A task of the past is created between the look that finds its bucket empty and the close."""
+    store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=4)
+    first = store.create(task_at())
+    queue, transport = faulty_queue.queue, faulty_queue.transport
+    faulty_queue.run(queue.forget_open(first))
+    faulty_queue.run(queue.flush())
+    clock.tick(2 * 3600)
+    late = task_at(first.send_ts_ms, now_ms=clock.now_ms())
+    same_shard = replace(late, id=first.id[:-1] + ("0" if first.id[-1] != "0" else "1"))
+    while shard_of(same_shard.id, 4) != shard_of(first.id, 4):
+        same_shard = replace(same_shard, id=IDS())
+    transport.before_delete = lambda: store.create(same_shard)
+    faulty_queue.run(queue.sweep_overdue(now_ms=clock.now_ms()))
+    assert transport.before_delete is None, "the bucket was being closed"
+    unfinished = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
+    assert [task.id for task in store.list(unfinished).tasks] == [same_shard.id]
 
 
 def test_row_without_a_task_is_deleted_at_the_second_look(

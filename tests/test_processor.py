@@ -340,6 +340,20 @@ def test_many_processors_run_each_task_once() -> None:
     assert sorted(bench.lines) == sorted(f"ok {task.id}" for task in tasks)
 
 
+def test_task_under_way_here_is_not_claimed_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Two hints lead to it; the second is looked at when the first has been seen through."""
+    bench = Bench({"slow": slow})
+    (task,) = bench.add("slow")
+    bench.tables.hints[NOON_MS - 10, task.id] = "slow"
+    processor = bench.processor()
+    run_virtually(lambda: run_for(5, processor))
+    assert bench.now(task).attempt == 1
+    assert bench.lines == ["slow"]
+    assert bench.tables.hints == {}
+    assert caplog.records == []
+    assert processor.counts["refused"] == 1
+
+
 def test_overdue_hints_of_a_stuck_owner_belong_to_everybody() -> None:
     """A processor that beats but claims nothing owns some shards."""
     bench = Bench({"ok": ok})
