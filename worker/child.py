@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from chalicelib import isolation
 from chalicelib.alternator import store, tables
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.attempt import Attempts
@@ -60,6 +61,7 @@ def main(settings: Settings, kill_at_s: Any, ledger: str | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     _die_with(os.getppid())
+    isolation.preload(__name__)
     lines = os.dup(1)
     # Whatever a handler or a library prints must not get between the lines.
     os.dup2(2, 1)

@@ -90,6 +90,8 @@ def warm_up(client: "DynamoDBClient", prefix: str = "") -> None:
     except ClientError as error:
         if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
             raise StoreUnavailable(f"the first conditional write failed: {error}") from error
+    except BotoCoreError as error:
+        raise StoreUnavailable(f"the store does not answer: {error}") from error
 
 
 def _create(client: "DynamoDBClient", prefix: str, table: Table) -> None:
