@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check clean packages engine
+.PHONY: help run test test-faults chaos check clean packages engine
 
 MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
@@ -8,14 +8,21 @@ python := .venv/bin/python
 own_engine := $(if $(filter http://% https://% docker,$(ENGINE)),,engine)
 
 help: ## Show what make can do
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # exec: make passes a SIGTERM on to its own child only.
 run: packages $(own_engine) ## Run everything here: engine, API, worker and the minute tick
 	@exec $(python) -m local run
 
 test: packages engine ## Run all tests and measure the coverage of chalicelib
-	@$(python) -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
+	@$(python) -m pytest -m "not faults" --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+test-faults: packages engine ## Run the scenarios with injected faults and show what each found
+	@$(python) -m pytest tests/faults -m "faults and not alone" -n 3 -rP
+	@$(python) -m pytest tests/faults -m alone -rP
+
+chaos: packages engine ## One long run under all faults: CHAOS_TASKS, CHAOS_SEED, CHAOS_SECONDS
+	@exec $(python) -m tests.faults.chaos
 
 check: packages ## Check format, lint, import rules and types
 	@$(python) -m ruff format --check .

@@ -34,8 +34,9 @@ def _made() -> Api:
     from chalicelib.alternator.store import AlternatorTaskStore
 
     clock = SystemClock()
-    store = AlternatorTaskStore.connect(Settings.from_env(), clock)
-    return Api(store, clock, new_id=lambda: str(uuid.uuid4()))
+    settings = Settings.from_env()
+    store = AlternatorTaskStore.connect(settings, clock)
+    return Api(store, clock, new_id=lambda: str(uuid.uuid4()), shards=settings.shards)
 
 
 def service() -> Api:
@@ -63,6 +64,12 @@ def list_tasks() -> Response:
     return service().list(request())
 
 
+@app.route("/tasks", methods=["POST"], content_types=ANY)
+@api.answers
+def create_tasks() -> Response:
+    return service().create_many(request())
+
+
 @app.route("/task/{id}", methods=["GET"], content_types=ANY)
 @api.answers
 def get_task(id: str) -> Response:
@@ -73,6 +80,18 @@ def get_task(id: str) -> Response:
 @api.answers
 def delete_task(id: str) -> Response:
     return service().delete(id)
+
+
+@app.route("/task/{id}/attempts", methods=["GET"], content_types=ANY)
+@api.answers
+def get_attempts(id: str) -> Response:
+    return service().attempts(id)
+
+
+@app.route("/task/{id}/explain", methods=["GET"], content_types=ANY)
+@api.answers
+def explain_task(id: str) -> Response:
+    return service().explain(id)
 
 
 @app.route("/health", methods=["GET"], content_types=ANY)

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from email.message import Message
 from http import HTTPStatus
-from pathlib import Path
 from typing import ParamSpec
 
 from chalice.app import Request, Response
@@ -29,14 +28,19 @@ from chalicelib.errors import (
     TaskRunning,
     UnreadableTask,
 )
+from chalicelib.explain import explain
 from chalicelib.handlers import HANDLERS
-from chalicelib.parsing import NewTask, rfc3339, shortened
+from chalicelib.parsing import NewTask, shortened
+from chalicelib.shown import attempt_json, explanation_json, openapi_document, task_json
 from chalicelib.store import TaskStore
-from chalicelib.task import Task, TaskState
+from chalicelib.task import Task, TaskState, shard_of
 
 log = logging.getLogger(__name__)
 
 BODY_BYTES_MAX = 65_536
+BATCH_PATH = "/tasks"
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+"""100 payloads of 32 KiB fit. Lambda takes 6 MB, of which the quoting of the body takes some."""
 RETRY_AFTER_S = 1
 KEY_NAMESPACE = uuid.UUID("5a3c7f0e-8d0b-4f51-9c55-6a1e0a7f4c2d")
 """With it an Idempotency-Key becomes a task's id. Another one would forget all keys in use."""
@@ -55,6 +59,8 @@ STATUS_BY_ERROR: Mapping[type[Exception], HTTPStatus] = {
 }
 TYPE_BY_STATUS: Mapping[HTTPStatus, str] = {
     HTTPStatus.BAD_REQUEST: "InvalidRequest",
+    HTTPStatus.UNAUTHORIZED: "Unauthorized",
+    HTTPStatus.FORBIDDEN: "Forbidden",
     HTTPStatus.NOT_FOUND: "NotFound",
     HTTPStatus.METHOD_NOT_ALLOWED: "MethodNotAllowed",
     HTTPStatus.REQUEST_TIMEOUT: "RequestTimeout",
@@ -62,11 +68,13 @@ TYPE_BY_STATUS: Mapping[HTTPStatus, str] = {
     HTTPStatus.REQUEST_URI_TOO_LONG: "UriTooLong",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "UnsupportedMediaType",
     HTTPStatus.EXPECTATION_FAILED: "ExpectationFailed",
+    HTTPStatus.TOO_MANY_REQUESTS: "TooManyRequests",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "HeadersTooLarge",
     HTTPStatus.NOT_IMPLEMENTED: "NotImplemented",
+    HTTPStatus.GATEWAY_TIMEOUT: "GatewayTimeout",
     HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "HttpVersionNotSupported",
 }
-"""Failures of HTTP itself, which are none of the domain."""
+"""Failures of HTTP itself, which are none of the domain; some only API Gateway has."""
 
 
 class HttpError(Exception):
@@ -96,12 +104,18 @@ class HttpError(Exception):
 
 
 class Api:
-    """What the views do, on a store, with time and new ids given. Safe for many threads."""
+    """What the views do, on a store, with time and new ids given. Safe for many threads.
 
-    def __init__(self, store: TaskStore, clock: Clock, new_id: Callable[[], str]) -> None:
+    shards: how many the store's time indexes have.
+    """
+
+    def __init__(
+        self, store: TaskStore, clock: Clock, new_id: Callable[[], str], shards: int = 16
+    ) -> None:
         self.store = store
         self.clock = clock
         self.new_id = new_id
+        self.shards = shards
         self._is_verified = False
 
     def verify_once(self) -> None:
@@ -113,16 +127,32 @@ class Api:
     def create(self, request: Request) -> Response:
         wanted = parsing.new_task(json_body(request))
         key = parsing.idempotency_key(request.headers.get("idempotency-key"))
-        task_id = self.new_id() if key is None else str(uuid.uuid5(KEY_NAMESPACE, key))
+        task_id = self.new_id() if key is None else id_of(key)
         try:
             if key is not None:
                 self._raise_if_known(task_id)
-            return created(self._create(task_id, wanted))
+            return created(self.store.create(self._new(task_id, wanted)))
         except TaskExists as known:
             return replayed(known.task, wanted)
         except StoreUnavailable as error:
-            message = "The store does not answer: a task of this id was created or was not."
-            raise unavailable(error, message, id=task_id) from error
+            raise unknown_outcome(error, task_id) from error
+
+    def create_many(self, request: Request) -> Response:
+        """Each task for itself: its status and the task, or its error, stand at its place."""
+        wanted = parsing.new_tasks(json_body(request, BATCH_BYTES_MAX))
+        key = parsing.idempotency_key(request.headers.get("idempotency-key"))
+        ids = [self.new_id() if key is None else id_of(key, place) for place in range(len(wanted))]
+        tasks = {
+            id: self._new(id, one)
+            for id, one in zip(ids, wanted, strict=True)
+            if isinstance(one, NewTask)
+        }
+        stored = dict(zip(tasks, self.store.create_many(list(tasks.values())), strict=True))
+        results = [
+            result(id, one, stored[id]) if isinstance(one, NewTask) else error_result(one)
+            for id, one in zip(ids, wanted, strict=True)
+        ]
+        return json_response({"results": results})
 
     def list(self, request: Request) -> Response:
         query = request.query_params
@@ -134,6 +164,24 @@ class Api:
 
     def get(self, task_id: str) -> Response:
         return json_response(task_json(self.store.get(known_form(task_id))))
+
+    def attempts(self, task_id: str) -> Response:
+        task = self.store.get(known_form(task_id))
+        return json_response({"attempts": [attempt_json(attempt) for attempt in task.attempts]})
+
+    def explain(self, task_id: str) -> Response:
+        """Why the task has not run yet."""
+        task = self.store.get(known_form(task_id))
+        has_hint = self.store.has_hint(task) if task.state is TaskState.SCHEDULED else None
+        explanation = explain(
+            task,
+            now_ms=self.clock.now_ms(),
+            shard=shard_of(task.id, self.shards),
+            heartbeats=self.store.heartbeats(),
+            has_hint=has_hint,
+            types=HANDLERS,
+        )
+        return json_response(explanation_json(explanation))
 
     def delete(self, task_id: str) -> Response:
         now_ms = self.clock.now_ms()
@@ -150,15 +198,14 @@ class Api:
             self.store.get(NO_TASK)
         return json_response({"status": "ok"})
 
-    def _create(self, task_id: str, wanted: NewTask) -> Task:
-        return self.store.create(
-            Task.new(
-                id=task_id,
-                type=wanted.type,
-                send_ts_ms=wanted.send_ts_ms,
-                now_ms=self.clock.now_ms(),
-                token=self.new_id(),
-            )
+    def _new(self, task_id: str, wanted: NewTask) -> Task:
+        return Task.new(
+            id=task_id,
+            type=wanted.type,
+            send_ts_ms=wanted.send_ts_ms,
+            now_ms=self.clock.now_ms(),
+            token=self.new_id(),
+            payload=wanted.payload,
         )
 
     def _raise_if_known(self, task_id: str) -> None:
@@ -176,11 +223,13 @@ def health() -> Response:
 
 @functools.cache
 def openapi() -> Response:
-    """The document, with the task types of this version."""
-    text = (Path(__file__).parent / "openapi.json").read_text(encoding="utf-8")
-    document = json.loads(text)
-    document["components"]["schemas"]["TaskType"]["enum"] = sorted(HANDLERS)
-    return json_response(document)
+    """The document that describes this API."""
+    return json_response(openapi_document())
+
+
+def id_of(key: str, place: int | None = None) -> str:
+    """The task that an Idempotency-Key names, alone or at a place of a batch. No key has a \\n."""
+    return str(uuid.uuid5(KEY_NAMESPACE, key if place is None else f"{key}\n{place}"))
 
 
 def created(task: Task) -> Response:
@@ -189,14 +238,42 @@ def created(task: Task) -> Response:
 
 def replayed(task: Task, wanted: NewTask) -> Response:
     """The answer to a create whose Idempotency-Key is known: the task as it is by now."""
-    if (task.type, task.send_ts_ms) != (wanted.type, wanted.send_ts_ms):
+    must_be_replay(task, wanted)
+    headers = {"Location": f"/task/{task.id}", "Idempotency-Replayed": "true"}
+    return json_response(task_json(task), HTTPStatus.OK, headers)
+
+
+def result(task_id: str, wanted: NewTask, stored: Task | SchedulerError) -> dict[str, object]:
+    """What a batch answers for one task."""
+    try:
+        if isinstance(stored, Task):
+            return {"status": HTTPStatus.CREATED, "task": task_json(stored)}
+        if not isinstance(stored, TaskExists):
+            raise stored
+        must_be_replay(stored.task, wanted)
+        return {"status": HTTPStatus.OK, "task": task_json(stored.task)}
+    except StoreUnavailable as error:
+        return error_result(unknown_outcome(error, task_id))
+    except (SchedulerError, HttpError) as error:
+        return error_result(error)
+
+
+def error_result(error: Exception) -> dict[str, object]:
+    body = http_error(error).body
+    return {"status": body["Code"], "error": body}
+
+
+def must_be_replay(task: Task, wanted: NewTask) -> None:
+    """Raise HttpError unless the task is what this create would have made, and still there."""
+    made = (task.type, task.send_ts_ms, task.payload)
+    if made != (wanted.type, wanted.send_ts_ms, wanted.payload):
         raise HttpError(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "This Idempotency-Key came with another body before.",
             type="IdempotencyKeyReused",
             details={
                 "field": "Idempotency-Key",
-                "expected": "the same type and send_ts, or another key",
+                "expected": "the same type, send_ts and payload, or another key",
             },
         )
     if task.state is TaskState.DELETED:
@@ -206,8 +283,6 @@ def replayed(task: Task, wanted: NewTask) -> Response:
             type="TaskDeleted",
             details={"id": task.id, "field": "Idempotency-Key", "expected": "another key"},
         )
-    headers = {"Location": f"/task/{task.id}", "Idempotency-Replayed": "true"}
-    return json_response(task_json(task), HTTPStatus.OK, headers)
 
 
 def running(task: Task, now_ms: int) -> HttpError:
@@ -231,35 +306,13 @@ def running(task: Task, now_ms: int) -> HttpError:
     )
 
 
-def task_json(task: Task) -> dict[str, object]:
-    """A task as clients see it: every key is always there."""
-    return {
-        "id": task.id,
-        "type": task.type,
-        "send_ts": rfc3339(task.send_ts_ms),
-        "state": task.state,
-        "processor": task.processor,
-        "attempt": task.attempt,
-        "created_ts": rfc3339(task.created_ts_ms),
-        "started_ts": _time(task.started_ts_ms),
-        "finished_ts": _time(task.finished_ts_ms),
-        "lateness_ms": task.lateness_ms,
-        "result": task.result,
-        "error": task.error,
-    }
-
-
-def _time(ms: int | None) -> str | None:
-    return None if ms is None else rfc3339(ms)
-
-
 def known_form(task_id: str) -> str:
     if not parsing.is_task_id(task_id):
         raise TaskNotFound(id=shortened(task_id))
     return task_id
 
 
-def json_body(request: Request) -> bytes:
+def json_body(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     """The body of a request that must carry JSON and not too much of it."""
     given = request.headers.get("content-type", "")
     header = Message()
@@ -279,16 +332,21 @@ def json_body(request: Request) -> bytes:
         body = request.raw_body
     except ValueError:  # Lone surrogates, or base64 that is none.
         raise InvalidRequest("The body cannot be decoded.", field="body") from None
-    if len(body) > BODY_BYTES_MAX:
-        raise too_large()
+    if len(body) > bytes_max:
+        raise too_large(bytes_max)
     return body if isinstance(body, bytes) else body.encode()
 
 
-def too_large() -> HttpError:
+def bytes_max(path: str) -> int:
+    """How long a body may be there."""
+    return BATCH_BYTES_MAX if path.partition("?")[0] == BATCH_PATH else BODY_BYTES_MAX
+
+
+def too_large(bytes_max: int) -> HttpError:
     return HttpError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         "The body is too large.",
-        details={"field": "body", "expected": f"at most {BODY_BYTES_MAX} bytes"},
+        details={"field": "body", "expected": f"at most {bytes_max} bytes"},
     )
 
 
@@ -329,6 +387,11 @@ def unavailable(error: SchedulerError, message: str, **details: object) -> HttpE
     headers = {"Retry-After": str(RETRY_AFTER_S)}
     status = HTTPStatus.SERVICE_UNAVAILABLE
     return HttpError(status, message, type=name, details=details, headers=headers)
+
+
+def unknown_outcome(error: StoreUnavailable, task_id: str) -> HttpError:
+    message = "The store does not answer: a task of this id was created or was not."
+    return unavailable(error, message, id=task_id)
 
 
 def internal_error(error: Exception | None = None) -> HttpError:

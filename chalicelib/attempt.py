@@ -17,7 +17,7 @@ from typing import Self
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
-from chalicelib.handlers import HANDLERS, Handler, Run, checked_line
+from chalicelib.handlers import HANDLERS, Handler, Run, called, checked_line
 from chalicelib.isolation import HandlerFailed, Isolated, IsolatedProcess
 from chalicelib.ledger import Record, no_record
 from chalicelib.store import Hint, Refused, TaskQueue
@@ -174,7 +174,7 @@ class Attempts:
             return held.failed(error, now_ms=self.clock.now_ms())
         run = Run(task=held, rng=self.rng, bar_url=self.bar_url)
         if not lost:
-            return await self._run(held, partial(self.handlers[held.type], run), claimed_s)
+            return await self._run(held, partial(called, self.handlers[held.type], run), claimed_s)
         try:
             async with asyncio.timeout(start_until_s - self.clock.monotonic_s()):
                 place = await self.isolate(run)

@@ -49,6 +49,12 @@ class Fleet:
         return [id for id in dead if id != self.me]
 
 
+def beating(heartbeats: Iterable[Heartbeat], *, now_ms: int) -> list[Heartbeat]:
+    """Those that are alive by one look at their rows, as far as the clocks agree."""
+    oldest_ms = now_ms - round(DEAD_AFTER_S * 1000)
+    return sorted((row for row in heartbeats if row.beat_ms > oldest_ms), key=lambda r: r.processor)
+
+
 def owner(thing: object, processors: Collection[str]) -> str:
     """Rendezvous hashing: every processor computes the same owner, and few things move."""
     return max(processors, key=lambda id: blake2b(f"{id}/{thing}".encode(), digest_size=8).digest())

@@ -3,14 +3,17 @@
 A handler gets the run it is part of and returns the one line to print. The line is printed after
 it is committed as the task's result, by the processor: a handler prints nothing itself. What it
 raises counts as a failure. It can be run again after a crash, so its effects outside must bear it.
+Its keyword parameters, if it has any, are what a task's payload must hold.
 """
 
 import asyncio
+import json
 import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from chalicelib import payload
 from chalicelib.config import BAR_URL
 from chalicelib.task import Task
 
@@ -27,16 +30,20 @@ class Run:
     bar_url: str = BAR_URL
 
 
-Handler = Callable[[Run], Awaitable[str]]
+Handler = Callable[..., Awaitable[str]]
 HANDLERS: dict[str, Handler] = {}
 
 
 def handles(task_type: str) -> Callable[[Handler], Handler]:
-    """Register a coroutine as the handler of a task type. A second one is refused."""
+    """Register a coroutine as the handler of a task type. A second one is refused.
+
+    Raises TypeError if its parameters cannot be the schema of a payload.
+    """
 
     def register(handler: Handler) -> Handler:
         if task_type in HANDLERS:
             raise ValueError(f"task type {task_type!r} has a handler already")
+        payload.schema(handler)
         HANDLERS[task_type] = handler
         return handler
 
@@ -63,6 +70,12 @@ async def bar(run: Run) -> str:
 async def baz(run: Run) -> str:
     """Draw a number."""
     return f"Baz {run.rng.randint(0, 343)}"
+
+
+def called(handler: Handler, run: Run) -> Awaitable[str]:
+    """The handler under way, with the task's payload as its keyword arguments."""
+    text = run.task.payload
+    return handler(run, **json.loads(text)) if text else handler(run)
 
 
 class LinePrinter:

@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from random import Random
 from typing import Any, Protocol, Self
 
-from chalicelib.handlers import HANDLERS, Run, checked_line
+from chalicelib.handlers import HANDLERS, Run, called, checked_line
 from chalicelib.task import TIMEOUT_S, Task
 
 _processes = multiprocessing.get_context("forkserver")
@@ -79,9 +79,11 @@ class IsolatedProcess:
         return str(text)
 
     async def end(self) -> None:
-        self._pipe.close()
+        # Killed first: it would complain about a broken pipe.
         if self._process.pid is not None:
             self._process.kill()
+        self._pipe.close()
+        if self._process.pid is not None:
             await asyncio.to_thread(self._process.join)
         self._process.close()
 
@@ -121,7 +123,7 @@ def _run_in_child(pipe: "Connection[Any, Any]", task: Task, bar_url: str) -> Non
 
 
 async def _call(run: Run) -> str:
-    return checked_line(await HANDLERS[run.task.type](run))
+    return checked_line(await called(HANDLERS[run.task.type], run))
 
 
 def _die_with_parent() -> None:

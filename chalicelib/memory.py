@@ -8,8 +8,17 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from chalicelib.errors import TaskExists, TaskNotFound, TaskRunning
-from chalicelib.store import Heartbeat, Hint, HintPage, Position, Refused, TaskFilter, TaskPage
+from chalicelib.errors import SchedulerError, TaskExists, TaskNotFound, TaskRunning
+from chalicelib.store import (
+    PAGE_PAYLOAD_CHARS,
+    Heartbeat,
+    Hint,
+    HintPage,
+    Position,
+    Refused,
+    TaskFilter,
+    TaskPage,
+)
 from chalicelib.task import FINISHED, UNFINISHED, Task, TaskState, shard_of
 
 OVERDUE_MS = 60_000
@@ -43,6 +52,15 @@ class MemoryStore:
                 put_rows(self.tables, task)
             return stored
 
+    def create_many(self, tasks: Sequence[Task]) -> Sequence[Task | SchedulerError]:
+        return [self._created(task) for task in tasks]
+
+    def _created(self, task: Task) -> Task | SchedulerError:
+        try:
+            return self.create(task)
+        except SchedulerError as error:
+            return error
+
     def get(self, task_id: str) -> Task:
         task = self.tables.tasks.get(task_id)
         if task is None or task.state is TaskState.DELETED:
@@ -56,6 +74,8 @@ class MemoryStore:
             found = [self.tables.tasks[p.id] for p in positions if filter.is_ahead(p)]
         fitting = [task for task in found if filter.accepts(task)]
         page = fitting[: filter.limit]
+        while sum(len(task.payload or "") for task in page[:-1]) >= PAGE_PAYLOAD_CHARS:
+            page.pop()
         if len(fitting) == len(page):
             return TaskPage(page, None)
         return TaskPage(page, Position(page[-1].send_ts_ms, page[-1].id))
@@ -67,6 +87,12 @@ class MemoryStore:
                 raise TaskRunning(task)
             self.tables.tasks[task_id] = task.deleted(now_ms=now_ms, token=token)
             drop_rows(self.tables, task)
+
+    def heartbeats(self) -> Sequence[Heartbeat]:
+        return list(self.tables.heartbeats.values())
+
+    def has_hint(self, task: Task) -> bool:
+        return task.due_at_ms is not None and (task.due_at_ms, task.id) in self.tables.hints
 
     def check(self) -> None:
         """There is nothing to mismatch."""

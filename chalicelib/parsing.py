@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
+from chalicelib import payload
 from chalicelib.errors import InvalidRequest
 from chalicelib.handlers import HANDLERS
 from chalicelib.store import Position, TaskFilter
@@ -22,9 +23,13 @@ LIMIT_MAX = 1000
 KEY_CHARS_MAX = 255
 GOT_CHARS_MAX = 100
 CURSOR_CHARS_MAX = 512
+BATCH_MAX = 100
+PAYLOAD_BYTES_MAX = 32_768
 
 TIME_EXPECTED = "an RFC 3339 time with an offset, such as 2030-01-31T12:00:00Z"
 _BODY = "a JSON object"
+_BATCH = f"an array of 1 to {BATCH_MAX} tasks"
+_FIELDS = ("type", "send_ts", "payload")
 _PARAMETERS = ("state", "type", "since", "until", "limit", "cursor", "order")
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))",
@@ -41,10 +46,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewTask:
-    """What a client asks for when it creates a task."""
+    """What a client asks for when it creates a task. payload: the text of a JSON object."""
 
     type: str
     send_ts_ms: int
+    payload: str | None
 
 
 def is_task_id(text: str) -> bool:
@@ -52,23 +58,82 @@ def is_task_id(text: str) -> bool:
 
 
 def new_task(body: bytes) -> NewTask:
-    """The body of a create: a JSON object of `type` and `send_ts`."""
+    """The body of a create: a JSON object of `type`, `send_ts` and perhaps `payload`."""
+    return _new_task(_object(body))
+
+
+def new_tasks(body: bytes) -> Sequence[NewTask | InvalidRequest]:
+    """The body of a batch: {"tasks": […]}. What is wrong with a task stands in its place."""
     fields = _object(body)
-    for name in fields:
-        if name not in ("type", "send_ts"):
-            raise _refused(f"There is no field {shortened(name)}.", name, expected="type, send_ts")
+    _only("field", fields, ("tasks",))
+    if "tasks" not in fields:
+        raise _refused("tasks is missing.", "tasks", expected=_BATCH)
+    tasks = fields["tasks"]
+    if not isinstance(tasks, list):
+        raise _refused("tasks must be an array.", "tasks", _shown(tasks), _BATCH)
+    if not 1 <= len(tasks) <= BATCH_MAX:
+        raise _refused("So many tasks are no batch.", "tasks", f"{len(tasks)} tasks", _BATCH)
+    return [_new_task_or_error(task) for task in tasks]
+
+
+def _new_task_or_error(task: object) -> NewTask | InvalidRequest:
+    try:
+        if not isinstance(task, dict):
+            raise _refused("A task must be a JSON object.", "task", _shown(task), _BODY)
+        return _new_task(task)
+    except InvalidRequest as error:
+        return error
+
+
+def _new_task(fields: Mapping[str, Any]) -> NewTask:
+    _only("field", fields, _FIELDS)
+    task_type = _one_of("type", _string(fields, "type", "a task type"), HANDLERS)
     return NewTask(
-        type=_one_of("type", _string(fields, "type", "a task type"), HANDLERS),
+        type=task_type,
         send_ts_ms=time_ms("send_ts", _string(fields, "send_ts", TIME_EXPECTED)),
+        payload=_payload(fields, task_type),
     )
+
+
+def _payload(fields: Mapping[str, Any], task_type: str) -> str | None:
+    """The text of the payload, if its handler takes it."""
+    given = fields.get("payload", {})
+    if not isinstance(given, dict):
+        raise _refused("payload must be a JSON object.", "payload", _shown(given), _BODY)
+    try:
+        text = payload.text_of(given)
+    except ValueError as error:
+        expected = "JSON that every reader can read"
+        raise _refused(f"payload cannot be used: {error}.", "payload", expected=expected) from None
+    size = len(text.encode())
+    if size > PAYLOAD_BYTES_MAX:
+        expected = f"at most {PAYLOAD_BYTES_MAX} bytes"
+        raise _refused("payload is too large.", "payload", f"{size} bytes", expected)
+    _must_fit(given, task_type)
+    return text if "payload" in fields else None
+
+
+def _must_fit(given: Mapping[str, Any], task_type: str) -> None:
+    schema = payload.schema(HANDLERS[task_type])
+    known = schema["properties"]
+    for name, value in given.items():
+        field = f"payload.{name}"
+        if name not in known:
+            expected = ", ".join(f"payload.{name}" for name in known) or "no payload"
+            raise _refused(f"{task_type} takes no {shortened(field)}.", field, expected=expected)
+        if not payload.fits(value, known[name]):
+            expected = payload.expected(known[name])
+            raise _refused(f"{field} does not fit.", field, _shown(value), expected)
+    for name in schema.get("required", ()):
+        if name not in given:
+            expected = payload.expected(known[name])
+            raise _refused(f"payload.{name} is missing.", f"payload.{name}", expected=expected)
 
 
 def task_filter(query: Mapping[str, Sequence[str]]) -> TaskFilter:
     """The query of a list."""
+    _only("parameter", query, _PARAMETERS)
     for name, values in query.items():
-        if name not in _PARAMETERS:
-            expected = ", ".join(_PARAMETERS)
-            raise _refused(f"There is no parameter {shortened(name)}.", name, expected=expected)
         if len(values) > 1 and name not in ("state", "type"):
             raise _refused(f"{name} is given more than once.", name, ", ".join(values), "one value")
     single = {name: values[0] for name, values in query.items()}
@@ -138,6 +203,13 @@ def _each(
     if field not in query:
         return None
     return frozenset(known[_one_of(field, value, known)] for value in query[field])
+
+
+def _only(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            expected = ", ".join(known)
+            raise _refused(f"There is no {what} {shortened(name)}.", name, expected=expected)
 
 
 def _limit(text: str) -> int:

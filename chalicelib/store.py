@@ -9,7 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from chalicelib.errors import SchedulerError
 from chalicelib.task import UNFINISHED, Task, TaskState
+
+PAGE_PAYLOAD_CHARS = 1_000_000
+"""A page ends when the payloads in it come to this: an answer of Lambda is at most 6 MB."""
 
 
 class Position(NamedTuple):
@@ -79,6 +83,12 @@ class TaskStore(Protocol):
         last committed, a tombstone included.
         """
 
+    def create_many(self, tasks: Sequence[Task]) -> Sequence[Task | SchedulerError]:
+        """Store up to 100 new tasks of different ids, each as by `create`, side by side.
+
+        What `create` would raise for a task stands in its place.
+        """
+
     def get(self, task_id: str) -> Task:
         """The task as last committed. Raises TaskNotFound, also once it is deleted."""
 
@@ -94,6 +104,12 @@ class TaskStore(Protocol):
 
         Raises TaskNotFound if there is no task, TaskRunning while it runs under its lease.
         """
+
+    def heartbeats(self) -> Sequence["Heartbeat"]:
+        """The rows of all processors, dead ones included."""
+
+    def has_hint(self, task: Task) -> bool:
+        """Whether the hint stands that leads processors to this scheduled task."""
 
     def check(self) -> None:
         """Raise StoreMismatch unless the tables are as this version needs them."""

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 TIMEOUT_S = 5.0
 """A handler that has not finished this long after its start is cancelled."""
@@ -33,6 +33,8 @@ BACKOFF_JITTER = 0.25
 """At most this share is added to a wait, so that tasks which failed together spread."""
 TOMBSTONE_S = 86_400
 """A deleted task is kept this long, so that a late create cannot bring it back."""
+ATTEMPTS_KEPT = 20
+"""A record keeps its first attempts and its last, so many of each; between them a gap shows."""
 
 
 class TaskState(StrEnum):
@@ -47,6 +49,39 @@ UNFINISHED = frozenset({TaskState.SCHEDULED, TaskState.RUNNING})
 FINISHED = frozenset({TaskState.COMPLETED, TaskState.FAILED})
 VISIBLE = UNFINISHED | FINISHED
 """The states a client can see; a deleted task is no task any more."""
+
+
+class Outcome(StrEnum):
+    """What became of an attempt."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    RETRIED = "retried"
+    GIVEN_BACK = "given_back"
+    LEASE_LOST = "lease_lost"
+
+
+class Attempt(NamedTuple):
+    """One claim of a task, and what became of it.
+
+    number: counts from 1. started_ts_ms: of the claim, and of the handler once that is known.
+    ended_ts_ms: when it was settled; of a lost lease, when that was over.
+    """
+
+    number: int
+    processor: str
+    started_ts_ms: int
+    ended_ts_ms: int | None = None
+    outcome: Outcome = Outcome.RUNNING
+    error: str | None = None
+
+    def overtaken(self) -> "Attempt":
+        """As it is once another attempt stands behind it: settled, or its lease was lost."""
+        if self.outcome is not Outcome.RUNNING:
+            return self
+        ended_ms = self.started_ts_ms + LEASE_MS
+        return self._replace(ended_ts_ms=ended_ms, outcome=Outcome.LEASE_LOST)
 
 
 class IllegalChange(Exception):
@@ -64,6 +99,8 @@ class Task:
     claim: the fencing token, fresh for each claim; kept after settling, for the same reason.
     started_ts_ms: start of the latest attempt; first_started_ts_ms: of the first.
     given_back: attempts that ended without running the handler.
+    payload: what the client gave for the handler, as the text of a JSON object.
+    attempts: one for each claim, oldest first; only the last can be running.
     """
 
     id: str
@@ -84,9 +121,20 @@ class Task:
     result: str | None = None
     error: str | None = None
     purge_at_s: int | None = None
+    payload: str | None = None
+    attempts: tuple[Attempt, ...] = ()
 
     @classmethod
-    def new(cls, *, id: str, type: str, send_ts_ms: int, now_ms: int, token: str) -> Self:
+    def new(
+        cls,
+        *,
+        id: str,
+        type: str,
+        send_ts_ms: int,
+        now_ms: int,
+        token: str,
+        payload: str | None = None,
+    ) -> Self:
         """A task as it is first stored: due at its time, or now if that has passed."""
         return cls(
             id=id,
@@ -95,6 +143,7 @@ class Task:
             created_ts_ms=now_ms,
             due_at_ms=max(send_ts_ms, now_ms),
             token=token,
+            payload=payload,
         )
 
     @property
@@ -124,12 +173,14 @@ class Task:
         if not self.is_claimable(now_ms):
             raise IllegalChange(f"{self.state} task due at {self.due_at_ms} claimed at {now_ms}")
         first = self.first_started_ts_ms
+        this = Attempt(self.attempt + 1, processor, now_ms)
         return replace(
             self,
             state=TaskState.RUNNING,
             claim=claim,
             processor=processor,
-            attempt=self.attempt + 1,
+            attempt=this.number,
+            attempts=(*(earlier.overtaken() for earlier in self.attempts), this),
             due_at_ms=now_ms + LEASE_MS,
             started_ts_ms=now_ms,
             first_started_ts_ms=now_ms if first is None else first,
@@ -151,6 +202,7 @@ class Task:
             error=None,
             finished_ts_ms=now_ms,
             due_at_ms=None,
+            attempts=self._ended(Outcome.COMPLETED, now_ms),
         )
 
     def failed(self, error: str, *, now_ms: int) -> Self:
@@ -162,6 +214,7 @@ class Task:
             error=error,
             finished_ts_ms=now_ms,
             due_at_ms=None,
+            attempts=self._ended(Outcome.FAILED, now_ms, error),
         )
 
     def failed_once(self, error: str, *, now_ms: int, jitter: Callable[[], float]) -> Self:
@@ -179,6 +232,7 @@ class Task:
             state=TaskState.SCHEDULED,
             error=error,
             due_at_ms=now_ms + round(wait_s * 1000),
+            attempts=self._ended(Outcome.RETRIED, now_ms, error),
         )
 
     def returned(self, *, now_ms: int, hint_due_ms: int) -> Self:
@@ -195,6 +249,7 @@ class Task:
             due_at_ms=max(now_ms, hint_due_ms + 1),
             started_ts_ms=None if is_first else self.started_ts_ms,
             first_started_ts_ms=None if is_first else self.first_started_ts_ms,
+            attempts=self._ended(Outcome.GIVEN_BACK, now_ms),
         )
 
     def deleted(self, *, now_ms: int, token: str) -> Self:
@@ -208,6 +263,18 @@ class Task:
             due_at_ms=None,
             purge_at_s=now_ms // 1000 + TOMBSTONE_S,
         )
+
+    def _ended(
+        self, outcome: Outcome, now_ms: int, error: str | None = None
+    ) -> tuple[Attempt, ...]:
+        """The attempts with the one that runs ended, and no more of them than are kept."""
+        if not self.attempts:
+            return ()
+        *earlier, last = self.attempts
+        started_ms = last.started_ts_ms if self.started_ts_ms is None else self.started_ts_ms
+        ended = Attempt(last.number, last.processor, started_ms, now_ms, outcome, error)
+        kept = earlier[:ATTEMPTS_KEPT] + earlier[ATTEMPTS_KEPT:][1 - ATTEMPTS_KEPT :]
+        return (*kept, ended)
 
     def _must_run(self) -> None:
         if self.state is not TaskState.RUNNING:

@@ -253,6 +253,8 @@ def _duplicates(attempts: Sequence[Attempt], task: Task | None) -> Iterator[str]
         yield f"finished by {len(finishers)} claims"
     if finishers and task is not None and task.state in UNFINISHED:
         yield f"finished, then {task.state} again"
+    if any(_is_older(task, attempt) for attempt in attempts):
+        yield "finished by an attempt before the one that held it"
     yield from _wrong_prints(attempts, finishers, task)
     yield from _stale_settlements(attempts)
     numbers = Counter(attempt.claim.attempt for attempt in attempts)
@@ -260,6 +262,13 @@ def _duplicates(attempts: Sequence[Attempt], task: Task | None) -> Iterator[str]
     last = min(finishers.values(), default=math.inf)
     if any(attempt.claim.attempt > last for attempt in attempts):
         yield f"claimed again although attempt {last} finished it"
+
+
+def _is_older(task: Task | None, attempt: Attempt) -> bool:
+    """Whether the outcome was written by this claim's clock before it was granted."""
+    if task is None or task.finished_ts_ms is None or task.claim != attempt.claim.claim:
+        return False
+    return attempt.claim.event == "claim" and task.finished_ts_ms < attempt.claim.at_ms
 
 
 def _wrong_prints(

@@ -18,7 +18,7 @@ from chalice.app import Chalice
 from chalice.config import Config
 
 from chalicelib import api, log
-from chalicelib.api import BODY_BYTES_MAX, HttpError
+from chalicelib.api import HttpError
 from chalicelib.parsing import shortened
 
 READ_OFF_BYTES_MAX = 64 * 1024 * 1024
@@ -133,8 +133,9 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def handle_expect_100(self) -> bool:
         length = self.headers.get("Content-Length", "")
-        if _LENGTH.fullmatch(length) and int(length) > BODY_BYTES_MAX:
-            self._refuse(api.too_large())
+        bytes_max = api.bytes_max(self.path)
+        if _LENGTH.fullmatch(length) and int(length) > bytes_max:
+            self._refuse(api.too_large(bytes_max))
             return False
         proceed = super().handle_expect_100()
         self.wfile.flush()
@@ -185,24 +186,25 @@ class RequestHandler(BaseHTTPRequestHandler):
     def _read_body(self) -> bytes:
         """The whole body. If HttpError is raised, the connection is closed unless it was read."""
         kept, size = [], 0
+        bytes_max = api.bytes_max(self.path)
         keeps_open = not self.close_connection
         self.close_connection = self._has_unread = True
         self.connection.settimeout(BODY_IDLE_S)
         try:
             for piece in self._body_pieces():
                 size += len(piece)
-                if size <= BODY_BYTES_MAX:
+                if size <= bytes_max:
                     kept.append(piece)
                 elif size > READ_OFF_BYTES_MAX:
-                    raise api.too_large()
+                    raise api.too_large(bytes_max)
         except TimeoutError:
-            if size > BODY_BYTES_MAX:
-                raise api.too_large() from None
+            if size > bytes_max:
+                raise api.too_large(bytes_max) from None
             raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "The body did not come.") from None
         self.connection.settimeout(IDLE_S)
         self.close_connection, self._has_unread = not keeps_open, False
-        if size > BODY_BYTES_MAX:
-            raise api.too_large()
+        if size > bytes_max:
+            raise api.too_large(bytes_max)
         return b"".join(kept)
 
     def _body_pieces(self) -> Iterator[bytes]:
@@ -221,7 +223,7 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def _counted_pieces(self, size: int) -> Iterator[bytes]:
         if size > READ_OFF_BYTES_MAX:
-            raise api.too_large()
+            raise api.too_large(api.bytes_max(self.path))
         while size:
             piece = self.rfile.read(min(size, PIECE_BYTES))
             if not piece:

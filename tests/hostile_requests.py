@@ -32,6 +32,20 @@ def send_ts(name: str, value: object) -> Hostile:
     return create(f"send_ts: {name}", {"type": "Foo", "send_ts": value}, "send_ts")
 
 
+def payload(name: str, value: object, field: str = "payload") -> Hostile:
+    task = {"type": "Foo", "send_ts": GOOD, "payload": value}
+    return create(f"payload: {name}", task, field)
+
+
+def raw_payload(name: str, text: bytes, field: str = "payload") -> Hostile:
+    body = b'{"type":"Foo","send_ts":"2030-01-01T00:00:00Z","payload":' + text + b"}"
+    return create(f"payload: {name}", body, field)
+
+
+def batch(name: str, body: bytes | object, field: str, **expected: Any) -> Hostile:
+    return create(f"batch: {name}", body, field, target="/tasks", **expected)
+
+
 def listing(name: str, query: str, field: str) -> Hostile:
     return Hostile(
         name=f"list: {name}", method="GET", target=f"/task?{query}", headers={}, field=field
@@ -144,6 +158,51 @@ BODIES = [
     ),
     create("body of a megabyte", b"x" * 1_000_000, "body", status=413, type="PayloadTooLarge"),
 ]
+
+PAYLOADS = [
+    payload("null", None),
+    payload("a string", "{}"),
+    payload("an array", []),
+    payload("a number", 0),
+    payload("false", False),
+    payload("a field for a type that takes none", {"colour": "red"}, "payload.colour"),
+    payload("run, which is no field of it", {"run": 1}, "payload.run"),
+    payload("a field without a name", {"": 1}, "payload."),
+    payload("a path", {"../x": 1}, "payload.../x"),
+    payload("__class__", {"__class__": {}}, "payload.__class__"),
+    payload("a name of 10,000 characters", {"x" * 10_000: 1}, "payload." + "x" * 91 + "…"),
+    payload("over 32 KiB", {"a": "x" * 32_761}),
+    raw_payload("over 32 KiB of two-byte characters", b'{"a":"' + "é".encode() * 16_381 + b'"}'),
+    raw_payload("nested 101 deep", b'{"a":' * 101 + b"1" + b"}" * 101),
+    raw_payload("nested 900 deep", b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"),
+    raw_payload("a number beyond all floats", b'{"a":1e999}'),
+    raw_payload("NaN", b'{"a":NaN}', "body"),
+    raw_payload("a number of 5000 digits", b'{"a":' + b"7" * 5000 + b"}", "body"),
+    raw_payload("a lone surrogate", b'{"a":"\\ud800"}'),
+    raw_payload("a lone surrogate in a name", b'{"\\udfff":1}'),
+    raw_payload("a name given twice", b'{"a":1,"a":1}', "a"),
+]
+
+BATCHES = [
+    batch("empty body", b"", "body"),
+    batch("an array", [{"type": "Foo", "send_ts": GOOD}], "body"),
+    batch("one task", {"type": "Foo", "send_ts": GOOD}, "type"),
+    batch("no tasks", {"tasks": []}, "tasks"),
+    batch("tasks missing", {}, "tasks"),
+    batch("tasks null", {"tasks": None}, "tasks"),
+    batch("tasks an object", {"tasks": {"0": {"type": "Foo", "send_ts": GOOD}}}, "tasks"),
+    batch("tasks a string", {"tasks": "Foo"}, "tasks"),
+    batch("101 tasks", {"tasks": [{"type": "Foo", "send_ts": GOOD}] * 101}, "tasks"),
+    batch("a field too many", {"tasks": [{"type": "Foo", "send_ts": GOOD}], "dry": True}, "dry"),
+    batch("a name given twice in one task",
+          b'{"tasks":[{"type":"Foo","type":"Foo","send_ts":"2030-01-01T00:00:00Z"}]}', "type"),
+    batch("Idempotency-Key: empty", {"tasks": [{"type": "Foo", "send_ts": GOOD}]},
+          "Idempotency-Key", headers={**JSON, "Idempotency-Key": ""}),
+    batch("text", {"tasks": []}, "Content-Type", headers={"Content-Type": "text/plain"},
+          status=415, type="UnsupportedMediaType"),
+    batch("over 4 MiB", b'{"tasks":[' + b" " * 4 * 1024 * 1024 + b"]}", "body",
+          status=413, type="PayloadTooLarge"),
+]  # fmt: skip
 
 TIMES = [
     send_ts("null", None),
@@ -267,6 +326,15 @@ PATHS = [
     absent("an empty id", "DELETE", "/task//"),
     absent("a zero byte", "GET", "/task/%00"),
     absent("an id of 5,000 characters", "GET", "/task/" + "a" * 5000),
+    absent("the attempts of no task", "GET", f"/task/{UUID}/attempts"),
+    absent("the attempts of no UUID", "GET", "/task/1/attempts"),
+    absent("why no task has not run", "GET", f"/task/{UUID}/explain"),
+    absent("why no UUID has not run", "GET", f"/task/{UUID.upper()}/explain"),
+    method("GET", "/tasks"),
+    method("DELETE", "/tasks"),
+    method("TRACE", "/tasks"),
+    method("POST", f"/task/{UUID}/attempts"),
+    method("DELETE", f"/task/{UUID}/explain"),
     method("PUT", "/task"),
     method("PATCH", "/task"),
     method("DELETE", "/task"),
@@ -285,7 +353,8 @@ PATHS = [
     method("OPTIONS", "/openapi.json", client=False),
     unknown_path("/"),
     unknown_path("/nope"),
-    unknown_path("/tasks/"),
+    unknown_path("/tasks/1"),
+    unknown_path(f"/task/{UUID}/attempts/1"),
     unknown_path("/Task"),
     unknown_path("/%74ask"),
     unknown_path("/task.json"),
@@ -298,4 +367,4 @@ PATHS = [
     unknown_path("/" + "a/" * 2000),
 ]
 
-HOSTILE = [*BODIES, *TIMES, *HEADERS, *QUERIES, *PATHS]
+HOSTILE = [*BODIES, *PAYLOADS, *BATCHES, *TIMES, *HEADERS, *QUERIES, *PATHS]

@@ -1,6 +1,7 @@
 """What the contract suites cannot show: lost answers, wrong tables, odd rows."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
@@ -27,7 +28,7 @@ from chalicelib.errors import (
     UnreadableTask,
 )
 from chalicelib.store import Hint, Refused, TaskFilter
-from chalicelib.task import Task, TaskState, shard_of
+from chalicelib.task import Attempt, Outcome, Task, TaskState, shard_of
 from tests.fakes import NOON_MS, FakeClock, Ids, new_task
 from tests.profile import CheckedTransport
 
@@ -364,6 +365,45 @@ def test_settlement_whose_answer_was_lost_is_ours(
     done = held.completed("Baz 1", now_ms=NOON_MS)
     assert faulty_queue.run(faulty_queue.queue.settle(held, done, until_s=1.0))
     assert store.get(held.id) == done
+
+
+def test_attempts_cost_no_request(store: AlternatorTaskStore, faulty_queue: Queue) -> None:
+    held = faulty_queue.claim(store.create(task_at()))
+    assert isinstance(held, Task)
+    done = held.started(NOON_MS + 1).completed("Baz 1", now_ms=NOON_MS + 2)
+    assert faulty_queue.run(faulty_queue.queue.settle(held, done, until_s=1.0))
+    assert [request.action for request in faulty_queue.transport.sent] == ["UpdateItem"] * 2
+    conditions = [request.body["ConditionExpression"] for request in faulty_queue.transport.sent]
+    assert not any("attempts" in condition for condition in conditions)
+    assert store.get(held.id).attempts == (
+        Attempt(1, "p", NOON_MS + 1, NOON_MS + 2, Outcome.COMPLETED),
+    )
+
+
+def test_batch_shares_the_writes_of_its_rows(
+    store: AlternatorTaskStore, faulty: FaultyClient
+) -> None:
+    store.create_many([task_at(NOON_MS + MINUTE_MS) for _ in range(100)])
+    faulty.calls.clear()
+    assert len(store.create_many([task_at(NOON_MS + MINUTE_MS) for _ in range(100)])) == 100
+    assert Counter(faulty.calls) == {
+        "batch_get_item": 1,
+        "batch_write_item": 300 // 25,
+        "put_item": 100,
+    }
+
+
+def test_batch_whose_answer_was_lost_is_not_lost(
+    store: AlternatorTaskStore, faulty: FaultyClient
+) -> None:
+    tasks = [task_at() for _ in range(10)]
+    for when in ("before", "after"):
+        faulty.lose("put_item", when)
+    assert store.create_many(tasks) == tasks
+    for _ in range(1000):
+        faulty.lose("batch_write_item", "before")
+    failed = store.create_many([task_at(), task_at()])
+    assert [type(error) for error in failed] == [StoreUnavailable] * 2
 
 
 def test_retry_puts_its_hint_before_the_task(

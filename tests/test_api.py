@@ -10,12 +10,11 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from chalice.app import Request
-from chalice.test import Client, HTTPResponse
+from chalice.test import Client
 
 import app as entry
 from chalicelib import api, errors, parsing, tick
@@ -24,53 +23,8 @@ from chalicelib.config import Settings
 from chalicelib.handlers import HANDLERS
 from chalicelib.memory import MemoryStore, Tables
 from chalicelib.task import LEASE_MS, Task, TaskState
-from tests.fakes import FakeClock
+from tests.api_service import KEYS, NOW, NOW_MS, ROOT, Service, expect_error
 from tests.hostile_requests import HOSTILE, JSON, Hostile
-
-ROOT = Path(__file__).parent.parent
-NOW_MS = 1_893_456_000_000
-NOW = "2030-01-01T00:00:00.000Z"
-KEYS = [
-    "id", "type", "send_ts", "state", "processor", "attempt", "created_ts", "started_ts",
-    "finished_ts", "lateness_ms", "result", "error",
-]  # fmt: skip
-
-
-class Service:
-    """An Api on a store in memory, and a client that speaks to it through the app."""
-
-    def __init__(self) -> None:
-        self.tables = Tables()
-        self.clock = FakeClock(NOW_MS)
-        self.store = MemoryStore(self.tables)
-        self.api = Api(self.store, self.clock, new_id=lambda: str(uuid.uuid4()))
-        self.http = Client(entry.app, project_dir=str(ROOT)).http
-
-    def create(self, *, key: str | None = None, **fields: Any) -> HTTPResponse:
-        headers = JSON if key is None else {**JSON, "Idempotency-Key": key}
-        body = {"type": "Baz", "send_ts": NOW, **fields}
-        return self.http.post("/task", headers=headers, body=json.dumps(body).encode())
-
-    def created(self, **fields: Any) -> Any:
-        response = self.create(**fields)
-        assert response.status_code == 201, response.body
-        return response.json_body
-
-    def listed(self, query: str = "") -> tuple[list[str], str | None]:
-        response = self.http.get(f"/task?{query}" if query else "/task")
-        assert response.status_code == 200, response.body
-        assert list(response.json_body) == ["tasks", "cursor"]
-        return [task["id"] for task in response.json_body["tasks"]], response.json_body["cursor"]
-
-    def change(self, task_id: str, change: Callable[[Task], Task]) -> Task:
-        self.tables.tasks[task_id] = change(self.tables.tasks[task_id])
-        return self.tables.tasks[task_id]
-
-    def claim(self, task_id: str) -> Task:
-        now_ms = self.clock.now_ms()
-        return self.change(
-            task_id, lambda task: task.claimed(now_ms=now_ms, claim="c", processor="p")
-        )
 
 
 @pytest.fixture
@@ -78,16 +32,6 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     service = Service()
     monkeypatch.setattr(entry, "service", lambda: service.api)
     yield service
-
-
-def expect_error(response: HTTPResponse, status: int, type: str) -> Any:
-    """The one shape of every failure; returns its Details."""
-    error = response.json_body
-    assert (response.status_code, error and error.get("Type")) == (status, type), response.body
-    assert list(error) == ["Code", "Message", "Type", "Details"]
-    assert error["Code"] == status
-    assert error["Message"] and isinstance(error["Details"], dict)
-    return error["Details"]
 
 
 def lambda_event(**given: Any) -> dict[str, Any]:
@@ -205,6 +149,7 @@ def test_a_task_shows_its_life(service: Service) -> None:
         "lateness_ms": 500,
         "result": None,
         "error": None,
+        "payload": None,
     }
     assert shown() == running
     held = service.tables.tasks[task_id]
@@ -370,7 +315,9 @@ def test_a_replay_shows_the_task_as_it_is_by_now(service: Service) -> None:
     assert service.create(key="k").json_body["state"] == "running"
 
 
-@pytest.mark.parametrize("other", [{"type": "Foo"}, {"send_ts": "2030-01-01T00:00:00.001Z"}])
+@pytest.mark.parametrize(
+    "other", [{"type": "Foo"}, {"send_ts": "2030-01-01T00:00:00.001Z"}, {"payload": {}}]
+)
 def test_the_same_key_with_another_body_is_422(service: Service, other: dict[str, str]) -> None:
     service.created(key="k")
     details = expect_error(service.create(key="k", **other), 422, "IdempotencyKeyReused")
@@ -451,7 +398,13 @@ class Failing(MemoryStore):
         raise self.error
 
 
-CALLS = [("GET", "/task"), ("GET", f"/task/{uuid.uuid4()}"), ("DELETE", f"/task/{uuid.uuid4()}")]
+CALLS = [
+    ("GET", "/task"),
+    ("GET", f"/task/{uuid.uuid4()}"),
+    ("GET", f"/task/{uuid.uuid4()}/attempts"),
+    ("GET", f"/task/{uuid.uuid4()}/explain"),
+    ("DELETE", f"/task/{uuid.uuid4()}"),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), [*CALLS, ("GET", "/ready")])
@@ -564,7 +517,9 @@ def test_an_invalid_request_tells_what_came_and_what_is_expected(service: Servic
 
     assert told(type="foo") == {"field": "type", "got": "foo", "expected": "one of Bar, Baz, Foo"}
     assert told(type=None)["got"] == "null"
-    assert told(payload=1) == {"field": "payload", "expected": "type, send_ts"}
+    assert told(delay=1) == {"field": "delay", "expected": "type, send_ts, payload"}
+    assert told(payload=1) == {"field": "payload", "got": "1", "expected": "a JSON object"}
+    assert told(payload={"a": 1}) == {"field": "payload.a", "expected": "no payload"}
     naive = told(send_ts="2030-01-01T00:00:00")
     assert naive == {
         "field": "send_ts",

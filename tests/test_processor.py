@@ -109,6 +109,34 @@ def test_task_runs_at_its_instant_and_leaves_nothing_behind() -> None:
     assert bench.tables.heartbeats == {}
 
 
+async def painting(run: Run, *, colour: str, size: int = 1) -> str:
+    return f"{colour} {size}"
+
+
+def test_handler_gets_the_payload_as_its_keyword_parameters() -> None:
+    bench = Bench({"painting": painting})
+    one, other, unfit = bench.add("painting", count=3)
+    bench.tables.tasks[one.id] = replace(one, payload='{"colour":"red"}')
+    bench.tables.tasks[other.id] = replace(other, payload='{"colour":"blue","size":2}')
+    bench.tables.tasks[unfit.id] = replace(unfit, payload='{"taste":1}')
+    go(2, bench)
+    assert sorted(bench.lines) == ["blue 2", "red 1"]
+    failed = bench.now(unfit)
+    assert (failed.state, failed.failures) == (TaskState.SCHEDULED, 1)
+    assert "unexpected keyword argument 'taste'" in (failed.error or "")
+
+
+def test_attempts_tell_who_tried_and_what_came_of_it() -> None:
+    bench = Bench({"raising": raising})
+    (task,) = bench.add("raising")
+    go(12, bench)
+    first, second, third = bench.now(task).attempts
+    assert [first.outcome, second.outcome, third.outcome] == ["retried", "retried", "failed"]
+    assert {first.processor, second.processor, third.processor} == {"p"}
+    assert third.ended_ts_ms == bench.now(task).finished_ts_ms
+    assert third.error == bench.now(task).error
+
+
 def test_nothing_starts_before_its_time() -> None:
     """1,000 tasks over 20 s: none early, none late by more than a loop's turn."""
     bench = Bench({"ok": ok})

@@ -1,7 +1,9 @@
 """The contract of TaskQueue, on every queue there is."""
 
+from dataclasses import replace
+
 from chalicelib.store import Heartbeat, Hint, Refused, TaskFilter
-from chalicelib.task import LEASE_MS, Task, TaskState, shard_of
+from chalicelib.task import ATTEMPTS_KEPT, LEASE_MS, Attempt, Outcome, Task, TaskState, shard_of
 from tests.conftest import QueueKit
 from tests.fakes import NOON_MS, new_task
 
@@ -267,3 +269,68 @@ def test_fast_sweep_deletes_the_open_row_of_a_finished_task(queue_kit: QueueKit)
     sweep = queue_kit.queue.sweep_overdue
     assert queue_kit.run(sweep(now_ms=NOON_MS + 2 * MINUTE_MS)) == 1
     assert queue_kit.run(sweep(now_ms=NOON_MS + 2 * MINUTE_MS)) == 0
+
+
+# Attempts and payload
+
+
+def test_claim_gives_the_payload(queue_kit: QueueKit) -> None:
+    task = replace(new_task(queue_kit.ids), payload='{"a":1}')
+    queue_kit.store.create(task)
+    assert held(queue_kit, task).payload == '{"a":1}'
+
+
+def test_attempts_of_a_life(queue_kit: QueueKit) -> None:
+    """A lost lease, a failure, a claim given back, the end."""
+    task = create(queue_kit)
+    lost = held(queue_kit, task)
+    assert lost.attempts == (Attempt(1, "p", NOON_MS),)
+    over_ms = NOON_MS + LEASE_MS
+    second = held(queue_kit, task, now_ms=over_ms)
+    first = Attempt(1, "p", NOON_MS, over_ms, Outcome.LEASE_LOST)
+    assert second.attempts == (first, Attempt(2, "p", over_ms))
+    started = second.started(over_ms + 5)
+    failed = started.failed_once("boom", now_ms=over_ms + 9, jitter=lambda: 0.0)
+    assert settle(queue_kit, second, failed)
+    retried = Attempt(2, "p", over_ms + 5, over_ms + 9, Outcome.RETRIED, "boom")
+    assert queue_kit.store.get(task.id).attempts == (first, retried)
+    third = held(queue_kit, failed, now_ms=failed.due_at_ms or 0)
+    returned = third.returned(now_ms=over_ms + 3_000, hint_due_ms=0)
+    assert settle(queue_kit, third, returned)
+    fourth = held(queue_kit, returned, now_ms=over_ms + 3_000)
+    assert settle(queue_kit, fourth, fourth.completed("Baz 1", now_ms=over_ms + 3_007))
+    attempts = queue_kit.store.get(task.id).attempts
+    assert attempts[:2] == (first, retried)
+    assert [attempt.outcome for attempt in attempts[2:]] == [
+        Outcome.GIVEN_BACK,
+        Outcome.COMPLETED,
+    ]
+    assert [attempt.number for attempt in attempts] == [1, 2, 3, 4]
+
+
+def test_repeated_claim_is_one_attempt(queue_kit: QueueKit) -> None:
+    task = create(queue_kit)
+    claim(queue_kit, hint_of(task), token="c1")
+    claim(queue_kit, hint_of(task), token="c1")
+    assert len(queue_kit.store.get(task.id).attempts) == 1
+
+
+def test_zombie_leaves_the_attempts_alone(queue_kit: QueueKit) -> None:
+    task = create(queue_kit)
+    zombie = held(queue_kit, task)
+    holder = held(queue_kit, task, now_ms=NOON_MS + LEASE_MS)
+    assert not settle(queue_kit, zombie, zombie.completed("Baz 1", now_ms=NOON_MS))
+    assert queue_kit.store.get(task.id).attempts == holder.attempts
+
+
+def test_attempts_of_a_task_given_back_again_and_again_are_bounded(queue_kit: QueueKit) -> None:
+    task, now_ms = create(queue_kit), NOON_MS
+    for _ in range(2 * ATTEMPTS_KEPT + 10):
+        running = held(queue_kit, task, now_ms=now_ms)
+        task = running.returned(now_ms=now_ms, hint_due_ms=now_ms)
+        assert settle(queue_kit, running, task)
+        now_ms = task.due_at_ms or 0
+    running = held(queue_kit, task, now_ms=now_ms)
+    numbers = [attempt.number for attempt in queue_kit.store.get(task.id).attempts]
+    assert numbers == [*range(1, 21), *range(31, 52)]
+    assert running.attempts[-1] == Attempt(51, "p", now_ms)

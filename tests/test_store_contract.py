@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from chalicelib.errors import TaskExists, TaskNotFound, TaskRunning
-from chalicelib.store import Position, TaskFilter
+from chalicelib.store import PAGE_PAYLOAD_CHARS, Heartbeat, Hint, Position, TaskFilter
 from chalicelib.task import LEASE_MS, Task, TaskState
 from tests.conftest import QueueKit, StoreKit
 from tests.fakes import NOON_MS, new_task
@@ -190,3 +190,77 @@ def test_finished_task_leaves_the_unfinished_and_can_be_deleted(queue_kit: Queue
     assert walk(queue_kit, TaskFilter(states=frozenset({TaskState.COMPLETED}))) == [settled]
     queue_kit.store.delete(task.id, now_ms=NOON_MS + 8, token=queue_kit.ids())
     assert walk(queue_kit, TaskFilter()) == []
+
+
+# Payload
+
+
+def test_payload_is_kept_to_the_letter(store_kit: StoreKit) -> None:
+    text = '{"a":"é\U0001f3a8\\u0000\\"","b":[1.5,null,{}],"c":""}'
+    task = replace(new_task(store_kit.ids), payload=text)
+    assert store_kit.store.create(task) == task
+    assert store_kit.store.get(task.id).payload == text
+    assert walk(store_kit, TaskFilter()) == [task]
+    assert create(store_kit).payload is None
+
+
+def test_page_of_large_payloads_is_short(store_kit: StoreKit) -> None:
+    large = '{"a":"' + "x" * 32_000 + '"}'
+    tasks = [replace(new_task(store_kit.ids), payload=large) for _ in range(70)]
+    store_kit.store.create_many(tasks)
+    page = store_kit.store.list(TaskFilter(limit=1000))
+    assert len(page.tasks) == -(-PAGE_PAYLOAD_CHARS // len(large))
+    assert walk(store_kit, TaskFilter(limit=1000)) == sorted(tasks, key=lambda task: task.id)
+
+
+# Many at once
+
+
+def test_many_are_created_in_order(store_kit: StoreKit) -> None:
+    tasks = [new_task(store_kit.ids, send_ts_ms=NOON_MS + i * HOUR_MS // 5) for i in range(100)]
+    assert store_kit.store.create_many(tasks) == tasks
+    assert walk(store_kit, TaskFilter()) == tasks
+    assert walk(store_kit, TaskFilter(states=frozenset({TaskState.SCHEDULED}))) == tasks
+    assert store_kit.store.create_many([]) == []
+
+
+def test_many_of_which_some_exist(store_kit: StoreKit) -> None:
+    tasks = [new_task(store_kit.ids) for _ in range(4)]
+    store_kit.store.create(tasks[0])
+    store_kit.store.create(tasks[1])
+    other = replace(tasks[1], token=store_kit.ids(), type="Foo")
+    store_kit.store.create(tasks[2])
+    store_kit.store.delete(tasks[2].id, now_ms=NOON_MS, token=store_kit.ids())
+    first, second, third, fourth = store_kit.store.create_many([tasks[0], other, *tasks[2:]])
+    assert (first, fourth) == (tasks[0], tasks[3])
+    assert isinstance(second, TaskExists)
+    assert second.task == tasks[1]
+    assert isinstance(third, TaskExists)
+    assert third.task.state is TaskState.DELETED
+    assert {task.id for task in walk(store_kit, TaskFilter())} == {
+        tasks[0].id,
+        tasks[1].id,
+        tasks[3].id,
+    }
+
+
+# What explains
+
+
+def test_hint_of_a_task_is_there_until_it_is_forgotten(queue_kit: QueueKit) -> None:
+    task = create(queue_kit)
+    assert queue_kit.store.has_hint(task)
+    assert not queue_kit.store.has_hint(replace(task, due_at_ms=NOON_MS))
+    assert not queue_kit.store.has_hint(replace(task, due_at_ms=None))
+    assert task.due_at_ms is not None
+    queue_kit.run(queue_kit.queue.forget_hint(Hint(task.due_at_ms, task.id, task.type)))
+    queue_kit.run(queue_kit.queue.flush())
+    assert not queue_kit.store.has_hint(task)
+
+
+def test_heartbeats_are_seen(queue_kit: QueueKit) -> None:
+    assert list(queue_kit.store.heartbeats()) == []
+    beats = [Heartbeat(processor=p, kind="worker", beat_ms=NOON_MS) for p in "ab"]
+    for beat in beats:
+        queue_kit.run(queue_kit.queue.beat(beat))
+    assert sorted(queue_kit.store.heartbeats(), key=str) == beats

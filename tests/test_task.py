@@ -1,14 +1,18 @@
 """Each legal change of a task, and each forbidden one."""
 
 import uuid
+from dataclasses import replace
 
 import pytest
 
 from chalicelib.task import (
+    ATTEMPTS_KEPT,
     FAILURES_MAX,
     LEASE_MS,
     TOMBSTONE_S,
+    Attempt,
     IllegalChange,
+    Outcome,
     Task,
     TaskState,
     backoff_s,
@@ -126,6 +130,47 @@ def test_lost_leases_and_failures_are_counted_apart() -> None:
     task = task.failed_once("boom", now_ms=NOON_MS + LEASE_MS, jitter=no_jitter)
     task = claimed(task, NOON_MS + 3 * LEASE_MS)
     assert (task.attempt, task.failures, task.leases_lost) == (3, 1, 1)
+
+
+def test_each_way_to_settle_ends_its_attempt() -> None:
+    held = claimed(new_task(IDS)).started(NOON_MS + 1)
+    late_ms = NOON_MS + 9
+
+    def ended(outcome: Outcome, error: str | None = None) -> tuple[Attempt, ...]:
+        return (Attempt(1, "p", NOON_MS + 1, late_ms, outcome, error),)
+
+    assert held.completed("x", now_ms=late_ms).attempts == ended(Outcome.COMPLETED)
+    assert held.failed("x", now_ms=late_ms).attempts == ended(Outcome.FAILED, "x")
+    retried = held.failed_once("x", now_ms=late_ms, jitter=no_jitter)
+    assert retried.attempts == ended(Outcome.RETRIED, "x")
+    returned = held.returned(now_ms=late_ms, hint_due_ms=NOON_MS)
+    assert returned.attempts == ended(Outcome.GIVEN_BACK)
+
+
+def test_attempt_that_was_overtaken_lost_its_lease() -> None:
+    first = claimed(new_task(IDS))
+    second = claimed(first, NOON_MS + 3 * LEASE_MS)
+    assert [attempt.outcome for attempt in second.attempts] == [
+        Outcome.LEASE_LOST,
+        Outcome.RUNNING,
+    ]
+    assert second.attempts[0].ended_ts_ms == NOON_MS + LEASE_MS
+
+
+def test_attempts_kept_are_the_first_and_the_last() -> None:
+    task, now_ms = new_task(IDS), NOON_MS
+    for count in range(1, 200):
+        task = claimed(task, now_ms).returned(now_ms=now_ms, hint_due_ms=now_ms)
+        numbers = [attempt.number for attempt in task.attempts]
+        first = list(range(1, min(count, ATTEMPTS_KEPT) + 1))
+        last = list(range(max(len(first), count - ATTEMPTS_KEPT) + 1, count + 1))
+        assert numbers == first + last
+        now_ms = task.due_at_ms or 0
+
+
+def test_task_of_an_earlier_version_is_settled_without_attempts() -> None:
+    held = replace(claimed(new_task(IDS)), attempts=())
+    assert held.completed("x", now_ms=NOON_MS).attempts == ()
 
 
 def test_delete_leaves_a_tombstone() -> None:

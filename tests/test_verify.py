@@ -240,6 +240,17 @@ def test_settled_by_a_claim_that_held_no_more() -> None:
     assert whats(history.judged(), "duplicate") == what
 
 
+def test_finished_by_the_attempt_before_the_one_that_held_it() -> None:
+    """A settlement applied late, its condition not looking at the claim: the record shows both."""
+    history = History()
+    zombie = history.claim(0)
+    heir = history.claim(10.1)
+    late = zombie.completed("Baz of 1", now_ms=_ms(3))
+    history.task = replace(late, claim=heir.claim, attempt=heir.attempt)
+    what = ["finished by an attempt before the one that held it"]
+    assert whats(history.judged(), "duplicate") == what
+
+
 def test_an_answer_that_came_late_is_no_stale_settlement() -> None:
     history = History()
     held = history.claim(0)
@@ -367,11 +378,11 @@ def write(path: Path, history: History) -> str:
 
 
 def test_command_tells_a_kept_promise(
-    client: "DynamoDBClient", settings: Settings, tmp_path: Path
+    client: "DynamoDBClient", raw_client: "DynamoDBClient", settings: Settings, tmp_path: Path
 ) -> None:
     history = History()
     history.attempt(0)
-    store_task(client, settings, history.task)
+    store_task(raw_client, settings, history.task)
     ledger = write(tmp_path / "ledger", history)
     with open(ledger, "a") as file:
         file.write(json.dumps({"event": "death", "pid": 1, "at_s": 3.0}) + '\n{"event": "cl')
@@ -387,12 +398,12 @@ def test_command_tells_a_kept_promise(
 
 
 def test_command_tells_a_broken_one(
-    client: "DynamoDBClient", settings: Settings, tmp_path: Path
+    client: "DynamoDBClient", raw_client: "DynamoDBClient", settings: Settings, tmp_path: Path
 ) -> None:
     history = History()
     history.attempt(0)
     history.attempt(11)
-    store_task(client, settings, history.task)
+    store_task(raw_client, settings, history.task)
     told = run(settings, write(tmp_path / "ledger", history), "--grace", "1")
     assert told.returncode == 1
     assert told.stdout.startswith("BROKEN: 1 tasks, 2 executions, 1 duplicates of effect")

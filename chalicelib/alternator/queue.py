@@ -197,14 +197,7 @@ class AlternatorTaskQueue:
 
     async def heartbeats(self) -> Sequence[Heartbeat]:
         rows = self.query(self._workers, FLEET, key="fleet")
-        return [
-            Heartbeat(
-                processor=row["processor"]["S"],
-                kind=row["kind"]["S"],
-                beat_ms=int(row["beat_ms"]["N"]),
-            )
-            async for row in rows
-        ]
+        return [requests.decode_heartbeat(row) async for row in rows]
 
     async def leave(self, processor: str) -> None:
         key: Item = {"fleet": {"S": FLEET}, "processor": {"S": processor}}

@@ -4,13 +4,15 @@ The six conditional writes of a task's life are here, each once. Names are alway
 `#name` and declared by `_names`, so that no attribute can collide with a reserved word.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple, get_args
 
 from chalicelib.errors import UnreadableTask
-from chalicelib.task import LEASE_MS, TOMBSTONE_S, Task, TaskState
+from chalicelib.store import Heartbeat
+from chalicelib.task import LEASE_MS, TOMBSTONE_S, Attempt, Outcome, Task, TaskState
 
 JsonObject = dict[str, Any]
 Item = Mapping[str, Mapping[str, Any]]
@@ -25,32 +27,61 @@ class Request(NamedTuple):
 
 _NUMBERS = frozenset(f.name for f in fields(Task) if f.type is int or int in get_args(f.type))
 _FIELDS = tuple(f.name for f in fields(Task))
+_PLAIN = tuple(name for name in _FIELDS if name != "attempts")
 
 
 def encode(values: Mapping[str, Any]) -> JsonObject:
     """Attribute values of the fields that are not None."""
-    return {
-        name: {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
-        for name, value in values.items()
-        if value is not None
-    }
+    return {name: _attribute(value) for name, value in values.items() if value is not None}
+
+
+def _attribute(value: int | str | tuple[Attempt, ...]) -> JsonObject:
+    if isinstance(value, int):
+        return {"N": str(value)}
+    if isinstance(value, str):
+        return {"S": value}
+    return {"L": [{"M": encode(attempt._asdict())} for attempt in value]}
 
 
 def encode_task(task: Task) -> JsonObject:
-    return encode({name: getattr(task, name) for name in _FIELDS})
+    values = {name: getattr(task, name) for name in _FIELDS}
+    return encode(values | {"attempts": task.attempts or None})
 
 
 def decode_task(item: Item) -> Task:
     """The task of a record. Attributes of a newer version are passed over."""
     try:
         values: dict[str, Any] = {}
-        for name in _FIELDS:
+        for name in _PLAIN:
             if name in item:
                 values[name] = int(item[name]["N"]) if name in _NUMBERS else item[name]["S"]
         values["state"] = TaskState(values["state"])
+        if "attempts" in item:
+            values["attempts"] = _decode_attempts(item["attempts"]["L"], values["attempt"])
         return Task(**values)
     except (KeyError, ValueError, TypeError) as error:
         raise UnreadableTask(f"record {item.get('id')}: {error!r}") from error
+
+
+def _decode_attempts(items: Sequence[Item], attempt: int) -> tuple[Attempt, ...]:
+    """A claim writes no number: the last attempt's is the task's, the others' follow from it."""
+    first = attempt - len(items) + 1
+    found = [_decode_attempt(item["M"], number) for number, item in enumerate(items, first)]
+    return (*(earlier.overtaken() for earlier in found[:-1]), *found[-1:])
+
+
+def _decode_attempt(item: Item, number: int) -> Attempt:
+    processor, started_ts_ms = item["processor"]["S"], int(item["started_ts_ms"]["N"])
+    if "ended_ts_ms" not in item:
+        return Attempt(number, processor, started_ts_ms)
+    return Attempt(
+        int(item["number"]["N"]),
+        processor,
+        started_ts_ms,
+        int(item["ended_ts_ms"]["N"]),
+        Outcome(item["outcome"]["S"]),
+        item["error"]["S"] if "error" in item else None,
+    )
 
 
 def create(table: str, task: Task) -> Request:
@@ -71,7 +102,8 @@ def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) 
         "UpdateExpression": (
             "SET #state = :running, #claim = :claim, #processor = :processor,"
             " #attempt = #attempt + :one, #due_at_ms = :lease_end, #started_ts_ms = :now,"
-            " #first_started_ts_ms = if_not_exists(#first_started_ts_ms, :now)"
+            " #first_started_ts_ms = if_not_exists(#first_started_ts_ms, :now),"
+            " #attempts = list_append(if_not_exists(#attempts, :none), :this)"
         ),
         "ExpressionAttributeValues": {
             ":scheduled": {"S": TaskState.SCHEDULED},
@@ -79,6 +111,8 @@ def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) 
             ":claim": {"S": claim},
             ":processor": {"S": processor},
             ":one": {"N": "1"},
+            ":none": {"L": []},
+            ":this": {"L": [{"M": encode({"processor": processor, "started_ts_ms": now_ms})}]},
             ":now": {"N": str(now_ms)},
             ":lease_end": {"N": str(now_ms + LEASE_MS)},
         },
@@ -143,7 +177,10 @@ def warm_up(table: str) -> Request:
 
 
 def get(table: str, task_id: str) -> Request:
-    key = {"id": {"S": task_id}}
+    return get_row(table, {"id": {"S": task_id}})
+
+
+def get_row(table: str, key: Item) -> Request:
     return Request("GetItem", {"TableName": table, "Key": key, "ConsistentRead": True})
 
 
@@ -215,6 +252,14 @@ def delete_row(table: str, key: Item) -> Request:
     return Request("DeleteItem", {"TableName": table, "Key": key})
 
 
+def decode_heartbeat(item: Item) -> Heartbeat:
+    return Heartbeat(
+        processor=item["processor"]["S"],
+        kind=item["kind"]["S"],
+        beat_ms=int(item["beat_ms"]["N"]),
+    )
+
+
 def is_mine(item: Item | None, attribute: str, token: str, states: Iterable[TaskState]) -> bool:
     """Whether a refused write had been applied before: its token stands in a state it wrote."""
     if item is None:
@@ -230,5 +275,6 @@ def _conditional(action: str, body: JsonObject) -> Request:
     return Request(action, body)
 
 
+@functools.lru_cache(maxsize=128)
 def _names(expressions: str) -> dict[str, str]:
     return {name: name[1:] for name in sorted(set(re.findall(r"#\w+", expressions)))}

@@ -16,17 +16,24 @@ from botocore.exceptions import BotoCoreError, ClientError
 from chalicelib.alternator import outcome, requests, tables, time_index
 from chalicelib.alternator.outcome import ConditionFailed, Unanswered
 from chalicelib.alternator.requests import Item, JsonObject, Request
-from chalicelib.alternator.time_index import Announced, Indexes, TimeIndex
+from chalicelib.alternator.time_index import Announced, Indexes, Row, TimeIndex
 from chalicelib.clock import Clock, Sleep, pause
 from chalicelib.config import Settings
 from chalicelib.errors import (
+    SchedulerError,
     StoreUnavailable,
     TaskExists,
     TaskNotFound,
     TaskRunning,
     UnreadableTask,
 )
-from chalicelib.store import Position, TaskFilter, TaskPage
+from chalicelib.store import (
+    PAGE_PAYLOAD_CHARS,
+    Heartbeat,
+    Position,
+    TaskFilter,
+    TaskPage,
+)
 from chalicelib.task import Task, TaskState
 
 if TYPE_CHECKING:
@@ -121,14 +128,33 @@ class AlternatorTaskStore:
 
     def create(self, task: Task) -> Task:
         deadline_s = self._deadline_s()
-        self._put_rows(task, deadline_s)
+        self._put_rows([task], deadline_s)
+        return self._put(task, deadline_s)
+
+    def create_many(self, tasks: Sequence[Task]) -> Sequence[Task | SchedulerError]:
+        """Known ones are found first: no rows are put again that may have been taken away."""
+        deadline_s = self._deadline_s()
+        try:
+            known = self._get_many([task.id for task in tasks], deadline_s)
+            self._put_rows([task for task in tasks if task.id not in known], deadline_s)
+        except SchedulerError as error:
+            return [error] * len(tasks)
+
+        def created(task: Task) -> Task | SchedulerError:
+            try:
+                if task.id in known:
+                    return _same_create(task, known[task.id])
+                return self._put(task, deadline_s)
+            except SchedulerError as error:
+                return error
+
+        return self._map(created, tasks)
+
+    def _put(self, task: Task, deadline_s: float) -> Task:
         try:
             self._decide(requests.create(self._tasks, task), deadline_s)
         except ConditionFailed as refused:
-            stored = requests.decode_task(refused.item or {})
-            if stored.token != task.token:
-                raise TaskExists(stored) from None
-            return stored
+            return _same_create(task, requests.decode_task(refused.item or {}))
         return task
 
     def get(self, task_id: str) -> Task:
@@ -152,7 +178,7 @@ class AlternatorTaskStore:
     def list(self, filter: TaskFilter) -> TaskPage:
         index = self._indexes.open if filter.walks_open else self._indexes.all
         found: list[Task] = []
-        examined = 0
+        examined = payload_chars = 0
         rows = self._walk(index, filter)
         while chunk := list(itertools.islice(rows, min(100, max(filter.limit + 1, 50)))):
             tasks = self._get_many([position.id for position in chunk])
@@ -161,13 +187,24 @@ class AlternatorTaskStore:
                 # A create that lost against another under its id may have left rows elsewhere.
                 is_its_row = task is not None and task.send_ts_ms == position.send_ts_ms
                 if task is not None and is_its_row and filter.accepts(task):
-                    if len(found) == filter.limit:
+                    if len(found) == filter.limit or payload_chars >= PAGE_PAYLOAD_CHARS:
                         return TaskPage(found, Position(found[-1].send_ts_ms, found[-1].id))
                     found.append(task)
+                    payload_chars += len(task.payload or "")
             examined += len(chunk)
             if examined >= self._examined_max:
                 return TaskPage(found, chunk[-1])
         return TaskPage(found, None)
+
+    def heartbeats(self) -> Sequence[Heartbeat]:
+        rows = self._rows(requests.query(f"{self._prefix}workers", "fleet", tables.FLEET))
+        return [requests.decode_heartbeat(row) for row in rows]
+
+    def has_hint(self, task: Task) -> bool:
+        if task.due_at_ms is None:
+            return False
+        row = self._indexes.hint_row(task.due_at_ms, task.id, task.type)
+        return "Item" in self._decide(requests.get_row(row.table, row.key))
 
     def _not_deletable(self, task_id: str, item: Item | None) -> Exception:
         task = requests.decode_task(item) if item else None
@@ -177,20 +214,33 @@ class AlternatorTaskStore:
 
     # Rows that lead to a task
 
-    def _put_rows(self, task: Task, deadline_s: float) -> None:
+    def _put_rows(self, tasks: Sequence[Task], deadline_s: float) -> None:
         """The directory first, then hint, `open` and `all`: a crash leaves surplus rows only."""
         now_ms = self._clock.now_ms()
-        places = self._indexes.times(task)
-        with self._announced_lock:
-            missing = self._announced.missing(places, task.id, now_ms)
-        self._write(time_index.batches(missing), deadline_s)
-        self._write(time_index.batches(self._indexes.rows(task)), deadline_s)
+        places = {task.id: self._indexes.times(task) for task in tasks}
+        self._write(time_index.batches(self._missing(places, now_ms)), deadline_s)
+        rows = [row for task in tasks for row in self._indexes.rows(task)]
+        self._write(time_index.batches(rows), deadline_s)
         # A bucket that is over may have been closed while we wrote its first row.
-        over = [(index, time) for index, time in places if index.is_over(time, now_ms)]
-        again = self._announced.missing(over, task.id, now_ms)
-        self._write(time_index.batches(again), deadline_s)
+        over = {
+            id: [(index, time) for index, time in pairs if index.is_over(time, now_ms)]
+            for id, pairs in places.items()
+        }
+        self._write(time_index.batches(self._missing(over, now_ms)), deadline_s)
         with self._announced_lock:
-            self._announced.remember(places, task.id, now_ms)
+            for id, pairs in places.items():
+                self._announced.remember(pairs, id, now_ms)
+
+    def _missing(
+        self, places: Mapping[str, Sequence[tuple[TimeIndex, int]]], now_ms: int
+    ) -> Sequence[Row]:
+        """Directory rows to put before those of the tasks with these ids."""
+        with self._announced_lock:
+            return [
+                row
+                for id, pairs in places.items()
+                for row in self._announced.missing(pairs, id, now_ms)
+            ]
 
     def _drop_rows(self, before: Task) -> None:
         """What a deleted task leaves; the sweep takes what a crash or the store keeps from us."""
@@ -291,12 +341,12 @@ class AlternatorTaskStore:
                 return
             answer = self._decide(Request("Query", request.body | {"ExclusiveStartKey": start}))
 
-    def _get_many(self, ids: Sequence[str]) -> Mapping[str, Task]:
+    def _get_many(self, ids: Sequence[str], deadline_s: float | None = None) -> Mapping[str, Task]:
         """At most 100 tasks; records of a newer version are left out."""
         keys: Sequence[Item] = [{"id": {"S": id}} for id in dict.fromkeys(ids)]
         tasks: dict[str, Task] = {}
         while keys:
-            answer = self._decide(requests.get_many(self._tasks, keys))
+            answer = self._decide(requests.get_many(self._tasks, keys), deadline_s)
             for item in answer["Responses"].get(self._tasks, []):
                 try:
                     tasks[item["id"]["S"]] = requests.decode_task(item)
@@ -345,6 +395,13 @@ class AlternatorTaskStore:
             ) from error
         except (BotoCoreError, alternator.AlternatorError, OSError) as error:
             raise Unanswered(repr(error)) from error
+
+
+def _same_create(task: Task, stored: Task) -> Task:
+    """What stands under the id of a task to create. Raises TaskExists if another create made it."""
+    if stored.token != task.token:
+        raise TaskExists(stored)
+    return stored
 
 
 def close(client: "DynamoDBClient") -> None:

@@ -4,16 +4,20 @@ Workers, ticks and clients go through the proxy; the harness itself looks at the
 """
 
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -38,10 +42,15 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 CLIENTS = 16
+IN_MEMORY = Path("/dev/shm")
+ROOM_BYTES = 1 << 30
 
 
 class Engine:
-    """The embedded engine on a file: it can be killed and started again."""
+    """The embedded engine on a file: it can be killed and started again.
+
+    folder: where the file lies, in memory if there is room, so that no disk sets the pace.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -62,6 +71,24 @@ class Engine:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+
+class Done:
+    """Counts the finished tasks that ledgers tell of."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: Counter[Path] = Counter()
+        self.count = 0
+
+    def look(self) -> int:
+        for path in self._folder.glob("*.ledger"):
+            with open(path, "rb") as file:
+                file.seek(self._read[path])
+                text = file.read()
+            self._read[path] += len(text)
+            self.count += text.count(b'"state": "completed"') + text.count(b'"state": "failed"')
+        return self.count
 
 
 @dataclass(kw_only=True)
@@ -171,27 +198,31 @@ class Arena(Cluster):
             adding.join()
 
     async def put_directly(self, type: str, count: int, send_ts_ms: int) -> None:
-        """Many tasks fast, straight into the engine, rows before records as a create does it."""
+        """Many tasks fast, straight into the engine, as if they had been created long ago."""
         queue = AlternatorTaskQueue.open(self.direct, self.clock)
-        indexes = queue._indexes
         now_ms = self.clock.now_ms()
         made = [
             Task.new(id=str(uuid.uuid4()), type=type, send_ts_ms=send_ts_ms, now_ms=now_ms, token=t)
             for t in map(str, range(count))
         ]
         try:
-            for start in range(0, count, 100):
-                part = made[start : start + 100]
-                places = [(place, task) for task in part for place in indexes.times(task)]
-                named = [row for (i, ms), task in places for row in i.directory_rows(ms, task.id)]
-                await queue.write(dict.fromkeys(named))
-                await queue.write([row for task in part for row in indexes.rows(task)])
-                for task in part:
-                    request = requests.create(f"{self.direct.table_prefix}tasks", task)
-                    await queue.decide(request, key=task.id)
+            for start in range(0, count, 200):
+                await self._put(queue, made[start : start + 200])
         finally:
             await queue.close()
         self.acknowledge([task.id for task in made])
+
+    async def _put(self, queue: AlternatorTaskQueue, made: Sequence[Task]) -> None:
+        """Rows before records, as a create does it, but no record by itself."""
+        indexes = queue._indexes
+        places = [(place, task) for task in made for place in indexes.times(task)]
+        named = [row for (i, ms), task in places for row in i.directory_rows(ms, task.id)]
+        await queue.write(dict.fromkeys(named))
+        await queue.write([row for task in made for row in indexes.rows(task)])
+        table = f"{self.direct.table_prefix}tasks"
+        for start in range(0, len(made), 25):
+            records = [requests.encode_task(task) for task in made[start : start + 25]]
+            await queue.decide(requests.write_rows({table: records}, {}))
 
     # Evidence
 
@@ -205,9 +236,16 @@ class Arena(Cluster):
         )
         return sum(page["Count"] for page in pages)
 
-    def wait_done(self, seconds: float) -> None:
+    def wait_done(self, seconds: float, *, every_s: float = 0.5) -> None:
         """Until no task is unfinished."""
-        self.wait_for(lambda: self.unfinished() == 0, seconds, every_s=0.5)
+        self.wait_for(lambda: self.unfinished() == 0, seconds, every_s=every_s)
+
+    def wait_calm(self, seconds: float, *, every_s: float = 0.5) -> None:
+        """Until all is done under faults, then all that the proxy kept back has been applied."""
+        self.wait_done(seconds, every_s=every_s)
+        self.set_plan(Plan())
+        self.wait_for(lambda: self.faults()["pending"] == 0, 30)
+        self.wait_done(30, every_s=every_s)
 
     def events(self, event: str) -> list[Event]:
         """What ledgers say until now."""
@@ -257,15 +295,30 @@ def family_of(pid: int) -> list[int]:
 
 
 def send(pids: Sequence[int], number: signal.Signals) -> None:
+    """To those that are still there."""
     for pid in pids:
-        os.kill(pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 @contextmanager
-def opened(folder: Path, *, seed: int = 0, plan: Plan | None = None) -> Iterator[Arena]:
+def opened(folder: Path, *, seed: int = 0) -> Iterator[Arena]:
     """An arena with its tables made; at the end every process of it is ended."""
-    engine = Engine(folder)
-    engine.start()
+    is_roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM_BYTES
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if is_roomy else folder) as data:
+        engine = Engine(Path(data))
+        engine.start()
+        try:
+            with _opened(folder, engine, seed) as arena:
+                yield arena
+        finally:
+            engine.kill()
+
+
+@contextmanager
+def _opened(folder: Path, engine: Engine, seed: int) -> Iterator[Arena]:
+    # Where there is no /localnodes its client warns at every look.
+    logging.getLogger("alternator").setLevel(logging.CRITICAL)
     direct = Settings(endpoints=(engine.url,))
     client = alternator_store.connect(direct)
     tables.create(client)
@@ -273,7 +326,7 @@ def opened(folder: Path, *, seed: int = 0, plan: Plan | None = None) -> Iterator
     port = free_port()
     settings = replace(direct, endpoints=(f"http://127.0.0.1:{port}",))
     # Its client asks the proxy at once for the nodes, so the proxy comes first.
-    proxy = _start_proxy(port, engine.url, plan or Plan(), seed, folder)
+    proxy = _start_proxy(port, engine.url, seed, folder)
     clients = alternator_store.connect(settings)
     store = AlternatorTaskStore(clients, clock, rng=Random(seed))
     arena = Arena(
@@ -293,24 +346,13 @@ def opened(folder: Path, *, seed: int = 0, plan: Plan | None = None) -> Iterator
         alternator_store.close(clients)
         _end(proxy)
         alternator_store.close(client)
-        engine.kill()
 
 
-def _start_proxy(
-    port: int, target: str, plan: Plan, seed: int, folder: Path
-) -> "subprocess.Popen[bytes]":
+def _start_proxy(port: int, target: str, seed: int, folder: Path) -> "subprocess.Popen[bytes]":
     options = [f"--port={port}", f"--target={target}", f"--seed={seed}"]
-    options += ["--plan", json.dumps(plan.data())]
     with open(folder / "proxy.err", "wb") as err:
         proxy = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.faults.proxy",
-                *options,
-                "--plan",
-                json.dumps(plan.data()),
-            ],
+            [sys.executable, "-m", "tests.faults.proxy", *options],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=err,

@@ -182,9 +182,10 @@ async def serve(port: int, target: str, dice: Dice) -> None:
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, auto_decompress=False
     ) as session:
-        runner = web.ServerRunner(web.Server(Proxy(session, target, dice).handle))
+        server = web.Server(Proxy(session, target, dice).handle)
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port, backlog=1024, shutdown_timeout=0.1)
+        site = web.TCPSite(runner, "127.0.0.1", port, backlog=1024)
         await site.start()
         try:
             await asyncio.Event().wait()

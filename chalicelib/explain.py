@@ -1,0 +1,118 @@
+"""Why a task has not run yet, told from one reading of the store."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from chalicelib import fleet
+from chalicelib.store import Heartbeat
+from chalicelib.task import FINISHED, Task, TaskState
+
+
+class Reason(StrEnum):
+    """Stable words, for programs."""
+
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    RUNNING = "Running"
+    NOT_YET_DUE = "NotYetDue"
+    RETRY_SCHEDULED = "RetryScheduled"
+    NO_HANDLER = "NoHandler"
+    NO_PROCESSOR = "NoProcessor"
+    LEASE_OVER = "LeaseOver"
+    NO_HINT = "NoHint"
+    WAITING_FOR_PROCESSOR = "WaitingForProcessor"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """A task at a time, and who could run it.
+
+    live: the processors that are alive. owner: which of them looks after the task's shard.
+    has_hint: whether the hint of a scheduled task stands; None for any other task.
+    """
+
+    task: Task
+    now_ms: int
+    reason: Reason
+    shard: int
+    owner: str | None
+    live: Sequence[Heartbeat]
+    has_hint: bool | None
+
+    @property
+    def seconds_until_due(self) -> float | None:
+        """Negative for a task that is overdue."""
+        due_at_ms = self.task.due_at_ms
+        return None if due_at_ms is None else (due_at_ms - self.now_ms) / 1000
+
+    @property
+    def message(self) -> str:
+        """The reason in a sentence."""
+        task, wait_s = self.task, abs(self.seconds_until_due or 0.0)
+        sentences = {
+            Reason.COMPLETED: f"Attempt {task.attempt} completed it.",
+            Reason.FAILED: f"It failed for good with attempt {task.attempt}.",
+            Reason.RUNNING: f"Attempt {task.attempt} runs; its lease ends in {wait_s:.1f} s.",
+            Reason.NOT_YET_DUE: f"It is due in {wait_s:.1f} s.",
+            Reason.RETRY_SCHEDULED: f"Attempt {task.attempt} failed; the next is due in"
+            f" {wait_s:.1f} s.",
+            Reason.NO_HANDLER: f"It has been due for {wait_s:.1f} s, and this version has no"
+            " handler for its type.",
+            Reason.NO_PROCESSOR: f"It has been due for {wait_s:.1f} s, and no processor is alive.",
+            Reason.LEASE_OVER: f"The lease of attempt {task.attempt} ended {wait_s:.1f} s ago,"
+            " unsettled; the next attempt is to come.",
+            Reason.NO_HINT: f"It has been due for {wait_s:.1f} s, and the hint that leads"
+            " processors to it is missing; the sweep puts it again within minutes.",
+            Reason.WAITING_FOR_PROCESSOR: f"It has been due for {wait_s:.1f} s; a processor is to"
+            " take it.",
+        }
+        return sentences[self.reason]
+
+
+def explain(
+    task: Task,
+    *,
+    now_ms: int,
+    shard: int,
+    heartbeats: Iterable[Heartbeat],
+    has_hint: bool | None,
+    types: Collection[str],
+) -> Explanation:
+    """types: those that have a handler."""
+    live = fleet.beating(heartbeats, now_ms=now_ms)
+    owner = fleet.owner(shard, [row.processor for row in live]) if live else None
+    reason = _reason(
+        task,
+        is_due=task.is_claimable(now_ms),
+        has_handler=task.type in types,
+        has_processor=owner is not None,
+        has_hint=has_hint is not False,
+    )
+    return Explanation(
+        task=task,
+        now_ms=now_ms,
+        reason=reason,
+        shard=shard,
+        owner=owner,
+        live=live,
+        has_hint=has_hint,
+    )
+
+
+def _reason(
+    task: Task, *, is_due: bool, has_handler: bool, has_processor: bool, has_hint: bool
+) -> Reason:
+    if task.state in FINISHED:
+        return Reason.COMPLETED if task.state is TaskState.COMPLETED else Reason.FAILED
+    if not is_due:
+        if task.state is TaskState.RUNNING:
+            return Reason.RUNNING
+        return Reason.RETRY_SCHEDULED if task.failures else Reason.NOT_YET_DUE
+    if not has_handler:
+        return Reason.NO_HANDLER
+    if not has_processor:
+        return Reason.NO_PROCESSOR
+    if task.state is TaskState.RUNNING:
+        return Reason.LEASE_OVER
+    return Reason.WAITING_FOR_PROCESSOR if has_hint else Reason.NO_HINT
