@@ -49,25 +49,31 @@ class Explanation:
     @property
     def message(self) -> str:
         """The reason in a sentence."""
-        task, wait_s = self.task, abs(self.seconds_until_due or 0.0)
+        task, wait = self.task, _span(abs(self.seconds_until_due or 0.0))
+        attempt = f"attempt {task.attempt}"
+        overdue = f"It has been due for {wait}"
         sentences = {
-            Reason.COMPLETED: f"Attempt {task.attempt} completed it.",
-            Reason.FAILED: f"It failed for good with attempt {task.attempt}.",
-            Reason.RUNNING: f"Attempt {task.attempt} runs; its lease ends in {wait_s:.1f} s.",
-            Reason.NOT_YET_DUE: f"It is due in {wait_s:.1f} s.",
-            Reason.RETRY_SCHEDULED: f"Attempt {task.attempt} failed; the next is due in"
-            f" {wait_s:.1f} s.",
-            Reason.NO_HANDLER: f"It has been due for {wait_s:.1f} s, and this version has no"
-            " handler for its type.",
-            Reason.NO_PROCESSOR: f"It has been due for {wait_s:.1f} s, and no processor is alive.",
-            Reason.LEASE_OVER: f"The lease of attempt {task.attempt} ended {wait_s:.1f} s ago,"
-            " unsettled; the next attempt is to come.",
-            Reason.NO_HINT: f"It has been due for {wait_s:.1f} s, and the hint that leads"
-            " processors to it is missing; the sweep puts it again within minutes.",
-            Reason.WAITING_FOR_PROCESSOR: f"It has been due for {wait_s:.1f} s; a processor is to"
-            " take it.",
+            Reason.COMPLETED: f"It was completed by {attempt}.",
+            Reason.FAILED: f"It failed for good with {attempt}.",
+            Reason.RUNNING: f"It runs, {attempt}; its lease ends in {wait}.",
+            Reason.NOT_YET_DUE: f"It is due in {wait}.",
+            Reason.RETRY_SCHEDULED: f"It failed with {attempt}; the next is due in {wait}.",
+            Reason.NO_HANDLER: f"{overdue}, and this version has no handler for its type.",
+            Reason.NO_PROCESSOR: f"{overdue}, and no processor is alive.",
+            Reason.LEASE_OVER: f"The lease of {attempt} ended {wait} ago, unsettled; the next"
+            " attempt is to come.",
+            Reason.NO_HINT: f"{overdue}, and the hint that leads processors to it is missing;"
+            " the sweep puts it again within minutes.",
+            Reason.WAITING_FOR_PROCESSOR: f"{overdue}; a processor is to take it.",
         }
         return sentences[self.reason]
+
+
+def _span(seconds: float) -> str:
+    for unit, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.1f} s"
 
 
 def explain(

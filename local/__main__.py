@@ -1,5 +1,6 @@
 """`python -m local run`: everything. `tables`: create them, elsewhere. `tick`: one tick.
-`verify`: whether the promise was kept (`python -m local verify --help`).
+`verify`: whether the promise was kept. `task`: create, show, list, delete, watch and explain tasks.
+These two tell more by `python -m local verify --help`, `python -m local task --help`.
 """
 
 import argparse
@@ -16,8 +17,10 @@ from local.settings import LocalSettings
 def main() -> int:
     if sys.argv[1:2] == ["verify"]:
         return _verify(sys.argv[2:])
+    if sys.argv[1:2] == ["task"]:
+        return _task(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
-    parser.add_argument("command", choices=["run", "tables", "tick", "verify"])
+    parser.add_argument("command", choices=["run", "tables", "tick", "verify", "task"])
     command = parser.parse_args().command
     log.set_up()
     try:
@@ -33,6 +36,12 @@ def _verify(arguments: list[str]) -> int:
 
     log.set_up()
     return verify.main(arguments)
+
+
+def _task(arguments: list[str]) -> int:
+    from local import tasks
+
+    return tasks.main(arguments)
 
 
 def _do(command: str) -> None:

@@ -16,7 +16,7 @@ from chalicelib.alternator import store as alternator_store
 from chalicelib.alternator import tables
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.store import AlternatorTaskStore
-from chalicelib.clock import SystemClock
+from chalicelib.clock import SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.store import TaskQueue, TaskStore
@@ -49,11 +49,12 @@ def engine_url() -> Iterator[str]:
 
 def wait_for_port(port: int) -> None:
     clock = SystemClock()
-    until_s = clock.monotonic_s() + 10
+    until_s = clock.monotonic_s() + 30
     while clock.monotonic_s() < until_s:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
+        pause(0.02)
     raise TimeoutError(f"nothing listens on port {port}")
 
 

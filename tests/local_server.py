@@ -18,9 +18,10 @@ from local import gateway
 
 
 @contextmanager
-def served() -> Iterator[int]:
+def served(tables: Tables | None = None) -> Iterator[int]:
     """The app on a store in memory, at a port of 127.0.0.1."""
-    service = Api(MemoryStore(Tables()), SystemClock(), new_id=lambda: str(uuid.uuid4()))
+    store = MemoryStore(tables or Tables())
+    service = Api(store, SystemClock(), new_id=lambda: str(uuid.uuid4()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entry, "service", lambda: service)
         patch.setattr(local, "LocalDevServer", local.LocalDevServer)

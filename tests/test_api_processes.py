@@ -109,6 +109,34 @@ def test_a_key_makes_one_task_whoever_is_asked_and_however_often(
     assert page.next is None
 
 
+def test_a_batch_sent_to_both_at_once_makes_each_task_once(apis: tuple[str, str]) -> None:
+    """20 batches of 50, each sent to both processes at the same time."""
+    batch = {"tasks": [{"type": "Baz", "send_ts": "2040-01-01T00:00:00Z"}] * 50}
+
+    def both(key: str) -> list[list[Any]]:
+        together = threading.Barrier(2)
+
+        def one(url: str) -> list[Any]:
+            together.wait()
+            answer = call("POST", f"{url}/tasks", json=batch, headers={"Idempotency-Key": key})
+            assert answer.status_code == 200
+            results: list[Any] = answer.json()["results"]
+            return results
+
+        return list(pairs.map(one, apis))
+
+    with ThreadPoolExecutor(8) as pairs, ThreadPoolExecutor(4) as keys:
+        answers = list(keys.map(both, (f"batch-{n}" for n in range(20))))
+    made = [pair for first, second in answers for pair in zip(first, second, strict=True)]
+    assert all(sorted(one["status"] for one in pair) == [200, 201] for pair in made)
+    assert all(pair[0]["task"] == pair[1]["task"] for pair in made)
+    ids = {pair[0]["task"]["id"] for pair in made}
+    assert len(ids) == 1_000
+    listed = call("GET", f"{apis[0]}/task?limit=1000").json()
+    assert {task["id"] for task in listed["tasks"]} == ids
+    assert listed["cursor"] is None
+
+
 def test_a_key_with_two_bodies_at_once_makes_one_task_and_one_refusal(
     apis: tuple[str, str],
 ) -> None:

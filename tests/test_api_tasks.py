@@ -12,9 +12,10 @@ from chalicelib import api, errors
 from chalicelib.explain import Explanation, Reason
 from chalicelib.handlers import HANDLERS, Run, handles
 from chalicelib.memory import MemoryStore
+from chalicelib.parsing import rfc3339
 from chalicelib.store import Heartbeat
 from chalicelib.task import Outcome, Task, shard_of
-from tests.api_service import KEYS, NOW, Service, expect_error
+from tests.api_service import KEYS, NOW, NOW_MS, Service, expect_error
 from tests.hostile_requests import JSON
 
 
@@ -342,7 +343,7 @@ def test_explain_of_a_task_through_its_life(service: Service) -> None:
     told = explained(service, task_id)
     assert (told["reason"], told["due"], told["hint_present"]) == ("Running", False, None)
     assert (told["held_by"], told["lease_until"]) == ("p", "2030-01-01T00:01:11.000Z")
-    assert told["message"] == "Attempt 1 runs; its lease ends in 9.0 s."
+    assert told["message"] == "It runs, attempt 1; its lease ends in 9.0 s."
     assert [attempt["outcome"] for attempt in told["attempts"]] == ["running"]
 
     service.clock.tick(10)
@@ -362,7 +363,7 @@ def test_explain_of_a_task_through_its_life(service: Service) -> None:
     told = explained(service, task_id)
     assert (told["reason"], told["due_at"], told["seconds_until_due"]) == ("Failed", None, None)
     service.change(task_id, lambda _: held.completed("Baz 1", now_ms=now_ms))
-    assert explained(service, task_id)["message"] == "Attempt 2 completed it."
+    assert explained(service, task_id)["message"] == "It was completed by attempt 2."
 
 
 def test_explain_of_a_type_that_is_not_known_here(service: Service) -> None:
@@ -370,6 +371,20 @@ def test_explain_of_a_type_that_is_not_known_here(service: Service) -> None:
     beat(service, "p")
     service.change(task_id, lambda task: replace(task, type="Newer"))
     assert explained(service, task_id)["reason"] == "NoHandler"
+
+
+@pytest.mark.parametrize(
+    ("delay_ms", "message"),
+    [
+        (119_900, "It is due in 119.9 s."),
+        (120_000, "It is due in 2 minutes."),
+        (7_200_000, "It is due in 2 hours."),
+        (864_000_000, "It is due in 10 days."),
+    ],
+)
+def test_spans_are_told_in_units_that_fit(service: Service, delay_ms: int, message: str) -> None:
+    task_id = service.created(send_ts=rfc3339(NOW_MS + delay_ms))["id"]
+    assert explained(service, task_id)["message"] == message
 
 
 def test_every_reason_has_a_sentence_and_a_place_in_the_document(service: Service) -> None:

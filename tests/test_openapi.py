@@ -111,3 +111,12 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
 def test_the_text_is_kept_as_data() -> None:
     kept = json.loads((ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8"))
     assert list(kept) == ["openapi", "info", "servers", "tags", "paths", "components"]
+
+
+def test_the_page_for_people_names_all_that_it_names(document: Any) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    schemas = document["components"]["schemas"]
+    words = [*document["paths"], *schemas["Error"]["properties"]["Type"]["enum"]]
+    words += schemas["Explanation"]["properties"]["reason"]["enum"]
+    words += schemas["Attempt"]["properties"]["outcome"]["enum"]
+    assert [word for word in words if word not in page] == []

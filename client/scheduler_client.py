@@ -1,0 +1,319 @@
+"""A client of the scheduler: one typed module on `requests`, to import or to copy.
+
+    scheduler = SchedulerClient("http://127.0.0.1:8000")
+    task = scheduler.create("Foo", datetime.now(UTC) + timedelta(minutes=5))
+    for task in scheduler.list(states=["failed"]):
+        print(task["id"], task["error"])
+
+Every call has a timeout and is repeated while that is safe and may help: creates carry an
+Idempotency-Key, so that a repeated one finds what the first one made.
+"""
+
+import itertools
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, NotRequired, TypedDict
+from urllib.parse import quote
+
+import requests
+
+State = Literal["scheduled", "running", "completed", "failed"]
+Outcome = Literal["running", "completed", "failed", "retried", "given_back", "lease_lost"]
+
+BATCH_MAX = 100
+RETRIED = frozenset({429, 500, 502, 503, 504})
+FIRST_WAIT_S = 0.2
+WAIT_MAX_S = 10.0
+
+
+class NewTask(TypedDict):
+    """A task to create. send_ts: RFC 3339 with an offset."""
+
+    type: str
+    send_ts: str
+    payload: NotRequired[Mapping[str, Any]]
+
+
+class Task(TypedDict):
+    """A task. Times are RFC 3339 in UTC; what is not known yet is None."""
+
+    id: str
+    type: str
+    send_ts: str
+    state: State
+    processor: str | None
+    attempt: int
+    created_ts: str
+    started_ts: str | None
+    finished_ts: str | None
+    lateness_ms: int | None
+    result: str | None
+    error: str | None
+    payload: dict[str, Any] | None
+
+
+class Attempt(TypedDict):
+    """One time that a task was taken, and what became of it."""
+
+    attempt: int
+    processor: str
+    started_ts: str
+    ended_ts: str | None
+    outcome: Outcome
+    error: str | None
+
+
+class Processor(TypedDict):
+    """A live process that runs tasks."""
+
+    id: str
+    kind: str
+    seconds_since_beat: float
+
+
+class Explanation(TypedDict):
+    """Why a task has not run yet. reason: a stable word; message: a sentence."""
+
+    id: str
+    type: str
+    state: State
+    now: str
+    due: bool
+    reason: str
+    message: str
+    due_at: str | None
+    seconds_until_due: float | None
+    next_retry: str | None
+    held_by: str | None
+    lease_until: str | None
+    shard: int
+    owner: str | None
+    hint_present: bool | None
+    processors: list[Processor]
+    attempts: list[Attempt]
+
+
+class ApiError(Exception):
+    """What the service refused, in its own words.
+
+    code: the HTTP status, None if there was no answer. type: a stable word. details: by type.
+    """
+
+    def __init__(
+        self, code: int | None, type: str, message: str, details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.type = type
+        self.details: Mapping[str, Any] = details or {}
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name}: {value}" for name, value in self.details.items())
+        return f"{self.args[0]} ({told})" if told else str(self.args[0])
+
+
+class NotFound(ApiError):
+    """There is no such task, or no longer."""
+
+
+class Unavailable(ApiError):
+    """No usable answer after all tries: what was asked may have been done, or be done later."""
+
+
+class SchedulerClient:
+    """Calls the API at `base_url`. One for each thread.
+
+    timeout_s: for each answer. tries: how often a call is sent at most.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float = 15.0,
+        tries: int = 5,
+        session: requests.Session | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._tries = tries
+        self._session = session or requests.Session()
+        self._sleep = sleep
+
+    def create(
+        self,
+        type: str,
+        send_ts: datetime | str,
+        *,
+        payload: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Task:
+        """Create a task, or get the one that the same key created before."""
+        task: Task = self._call(
+            "POST", "/task", body=new_task(type, send_ts, payload), key=idempotency_key
+        )
+        return task
+
+    def create_many(
+        self, tasks: Iterable[NewTask], *, idempotency_key: str | None = None
+    ) -> Sequence[Task | ApiError]:
+        """Create any number of tasks, each for itself: its task or its error, in order."""
+        key = idempotency_key or str(uuid.uuid4())
+        left, results = iter(tasks), list[Task | ApiError]()
+        for number in itertools.count():
+            batch = list(itertools.islice(left, BATCH_MAX))
+            if not batch:
+                return results
+            results += self._create_batch(batch, f"{key}/{number}")
+        raise AssertionError("counting never ends")
+
+    def show(self, task_id: str) -> Task:
+        """Raises NotFound."""
+        task: Task = self._call("GET", f"/task/{quote(task_id, safe='')}")
+        return task
+
+    def list(
+        self,
+        *,
+        states: Sequence[State] = (),
+        types: Sequence[str] = (),
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        newest_first: bool = False,
+        page_size: int = 200,
+    ) -> Iterator[Task]:
+        """All tasks that fit, by send_ts within [since, until), fetched as they are consumed."""
+        query: dict[str, Any] = {
+            "state": list(states),
+            "type": list(types),
+            "since": None if since is None else rfc3339(since),
+            "until": None if until is None else rfc3339(until),
+            "order": "desc" if newest_first else "asc",
+            "limit": page_size,
+        }
+        while True:
+            page = self._call("GET", "/task", query=query)
+            yield from page["tasks"]
+            if page["cursor"] is None:
+                return
+            query["cursor"] = page["cursor"]
+
+    def delete(self, task_id: str) -> None:
+        """Raises NotFound, or ApiError with type TaskRunning and details that tell until when."""
+        self._call("DELETE", f"/task/{quote(task_id, safe='')}")
+
+    def attempts(self, task_id: str) -> Sequence[Attempt]:
+        """Oldest first. Raises NotFound."""
+        answer = self._call("GET", f"/task/{quote(task_id, safe='')}/attempts")
+        attempts: Sequence[Attempt] = answer["attempts"]
+        return attempts
+
+    def explain(self, task_id: str) -> Explanation:
+        """Why the task has not run yet. Raises NotFound."""
+        told: Explanation = self._call("GET", f"/task/{quote(task_id, safe='')}/explain")
+        return told
+
+    def _create_batch(self, batch: Sequence[NewTask], key: str) -> Sequence[Task | ApiError]:
+        """A batch of which a part had no answer is sent again whole: the rest is found again."""
+        for left in reversed(range(self._tries)):
+            results = self._call("POST", "/tasks", body={"tasks": batch}, key=key)["results"]
+            if left == 0 or all(result["status"] not in RETRIED for result in results):
+                break
+            self._sleep(_wait_s(self._tries - left))
+        return [
+            result["task"] if "task" in result else _error(result["status"], result["error"])
+            for result in results
+        ]
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: object = None,
+        key: str | None = None,
+    ) -> Any:
+        """The JSON of the answer. Sent again after a failure that another try may mend."""
+        headers = {"Accept": "application/json"}
+        data = None
+        if method == "POST":
+            data = json.dumps(body, ensure_ascii=False).encode()
+            headers |= {
+                "Content-Type": "application/json",
+                "Idempotency-Key": key or str(uuid.uuid4()),
+            }
+        error: ApiError = Unavailable(None, "NoAnswer", "No try was made.")
+        for number in range(1, self._tries + 1):
+            answer = None
+            try:
+                answer = self._session.request(
+                    method,
+                    self._base_url + path,
+                    params=query,
+                    data=data,
+                    headers=headers,
+                    timeout=self._timeout_s,
+                )
+                if answer.ok:
+                    return answer.json() if answer.content else None
+                error = _error(answer.status_code, _json(answer))
+            except requests.RequestException as failure:
+                message = f"{self._base_url} does not answer: {failure}"
+                error = Unavailable(None, "NoAnswer", message)
+            if method == "DELETE" and number > 1 and isinstance(error, NotFound):
+                return None  # By an earlier try, whose answer was lost.
+            if not isinstance(error, Unavailable):
+                break
+            if number < self._tries:
+                self._sleep(_wait_s(number, answer))
+        raise error
+
+
+def new_task(
+    type: str, send_ts: datetime | str, payload: Mapping[str, Any] | None = None
+) -> NewTask:
+    """A task to create, for `create_many`."""
+    task = NewTask(type=type, send_ts=rfc3339(send_ts))
+    if payload is not None:
+        task["payload"] = payload
+    return task
+
+
+def rfc3339(time: datetime | str) -> str:
+    """The time as the API takes it. Raises ValueError if it has no offset."""
+    if isinstance(time, str):
+        return time
+    if time.tzinfo is None:
+        raise ValueError(f"{time!r} has no time zone")
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _error(status: int, body: object) -> ApiError:
+    told = body if isinstance(body, dict) else {}
+    kind = NotFound if status == 404 else Unavailable if status in RETRIED else ApiError
+    return kind(
+        status,
+        str(told.get("Type", "UnknownError")),
+        str(told.get("Message", f"The answer is {status}, without a reason.")),
+        told.get("Details"),
+    )
+
+
+def _json(answer: requests.Response) -> object:
+    try:
+        return answer.json()
+    except requests.RequestException:
+        return None
+
+
+def _wait_s(number: int, answer: requests.Response | None = None) -> float:
+    """Before the next try: longer each time, spread, and no shorter than was asked for."""
+    wait_s: float = FIRST_WAIT_S * 2 ** (number - 1) * random.uniform(0.5, 1.0)
+    asked = answer.headers.get("Retry-After", "") if answer is not None else ""
+    return min(WAIT_MAX_S, max(wait_s, float(asked) if asked.isdigit() else 0.0))
