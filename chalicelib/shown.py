@@ -13,8 +13,8 @@ from chalicelib.task import Attempt, Task, TaskState
 
 
 def task_json(task: Task) -> dict[str, object]:
-    """A task as clients see it: every key is always there."""
-    return {
+    """A task as clients see it: every key is always there, `payload` if one was given."""
+    shown: dict[str, object] = {
         "id": task.id,
         "type": task.type,
         "send_ts": rfc3339(task.send_ts_ms),
@@ -27,8 +27,8 @@ def task_json(task: Task) -> dict[str, object]:
         "lateness_ms": task.lateness_ms,
         "result": task.result,
         "error": task.error,
-        "payload": None if task.payload is None else json.loads(task.payload),
     }
+    return shown if task.payload is None else shown | {"payload": json.loads(task.payload)}
 
 
 def attempt_json(attempt: Attempt) -> dict[str, object]:

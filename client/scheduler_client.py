@@ -53,7 +53,7 @@ class Task(TypedDict):
     lateness_ms: int | None
     result: str | None
     error: str | None
-    payload: dict[str, Any] | None
+    payload: NotRequired[dict[str, Any]]
 
 
 class Attempt(TypedDict):

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.alternator import requests, store
+from chalicelib.alternator.requests import JsonObject
 from chalicelib.clock import Clock, SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError, UnreadableTask
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 BEGINNING = '{"event": '
 BREACHES_SHOWN = 20
+PAGE_ROWS = 500
 PAGE_TRIES = 5
 PAGE_WAIT_S = 0.5
 
@@ -197,20 +199,27 @@ def _records(settings: Settings) -> Records:
     records = Records()
     client = store.connect(settings)
     try:
-        start = None
-        while True:
-            page = _page(client, f"{settings.table_prefix}tasks", start)
+        body = requests.scan(f"{settings.table_prefix}tasks", 0, 1, None).body
+        for page in pages(client, body):
             for item in page["Items"]:
                 _keep(item, records)
-            start = page.get("LastEvaluatedKey")
-            if not start:
-                return records
     finally:
         store.close(client)
+    return records
 
 
-def _page(client: "DynamoDBClient", table: str, start: Any) -> Any:
-    body: Any = requests.scan(table, 0, 1, start).body
+def pages(client: "DynamoDBClient", scan: JsonObject) -> Iterator[Any]:
+    """Every page of a scan, small enough for a busy store. Raises Unusable if it is silent."""
+    body = scan | {"Limit": PAGE_ROWS}
+    while True:
+        page = _page(client, body)
+        yield page
+        if not page.get("LastEvaluatedKey"):
+            return
+        body = body | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+
+def _page(client: "DynamoDBClient", body: JsonObject) -> Any:
     for tries_left in reversed(range(PAGE_TRIES)):
         try:
             return client.scan(**body)

@@ -20,7 +20,7 @@ NOW_MS = 1_893_456_000_000
 NOW = "2030-01-01T00:00:00.000Z"
 KEYS = [
     "id", "type", "send_ts", "state", "processor", "attempt", "created_ts", "started_ts",
-    "finished_ts", "lateness_ms", "result", "error", "payload",
+    "finished_ts", "lateness_ms", "result", "error",
 ]  # fmt: skip
 
 

@@ -149,7 +149,6 @@ def test_a_task_shows_its_life(service: Service) -> None:
         "lateness_ms": 500,
         "result": None,
         "error": None,
-        "payload": None,
     }
     assert shown() == running
     held = service.tables.tasks[task_id]

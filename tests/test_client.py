@@ -256,7 +256,7 @@ def test_a_batch_of_which_a_part_was_lost_is_sent_again(tell: Tell) -> None:
 def test_its_types_are_those_of_the_document() -> None:
     schemas = openapi_document()["components"]["schemas"]
     for name in ("Task", "Attempt", "Explanation"):
-        assert list(getattr(library, name).__annotations__) == schemas[name]["required"]
+        assert list(getattr(library, name).__annotations__) == list(schemas[name]["properties"])
     processor = schemas["Explanation"]["properties"]["processors"]["items"]
     assert list(library.Processor.__annotations__) == processor["required"]
     assert list(library.NewTask.__annotations__) == list(schemas["NewTask"]["properties"])

@@ -33,7 +33,7 @@ from chalicelib.errors import StoreUnavailable
 from chalicelib.task import Task
 from local.engine import binary
 from local.findings import DEATH, Event, Findings
-from local.verify import Ledgers, verify
+from local.verify import Ledgers, pages, verify
 from tests.cluster import ROOT, Cluster, children_of
 from tests.conftest import free_port, wait_for_port
 from tests.faults.plan import Plan
@@ -228,13 +228,11 @@ class Arena(Cluster):
 
     def unfinished(self) -> int:
         """How many tasks have a time at which they are due."""
-        pages = self.client.get_paginator("scan").paginate(
-            TableName=f"{self.direct.table_prefix}tasks",
-            FilterExpression="attribute_exists(due_at_ms)",
-            Select="COUNT",
-            ConsistentRead=True,
-        )
-        return sum(page["Count"] for page in pages)
+        scan = requests.scan(f"{self.direct.table_prefix}tasks", 0, 1, None).body | {
+            "FilterExpression": "attribute_exists(due_at_ms)",
+            "Select": "COUNT",
+        }
+        return sum(page["Count"] for page in pages(self.client, scan))
 
     def wait_done(self, seconds: float, *, every_s: float = 0.5) -> None:
         """Until no task is unfinished."""
@@ -276,13 +274,12 @@ class Arena(Cluster):
 
     def stored(self) -> list[Task]:
         """All records, as they are in the engine."""
-        stored: list[Task] = []
-        pages = self.client.get_paginator("scan").paginate(
-            TableName=f"{self.direct.table_prefix}tasks", ConsistentRead=True
-        )
-        for page in pages:
-            stored += [requests.decode_task(item) for item in page["Items"]]
-        return stored
+        scan = requests.scan(f"{self.direct.table_prefix}tasks", 0, 1, None).body
+        return [
+            requests.decode_task(item)
+            for page in pages(self.client, scan)
+            for item in page["Items"]
+        ]
 
 
 def say(line: str) -> None:
