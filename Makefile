@@ -15,7 +15,7 @@ run: packages $(own_engine) ## Run everything here: engine, API, worker and the 
 	@exec $(python) -m local run
 
 test: packages engine ## Run all tests and measure the coverage of chalicelib
-	@$(python) -m pytest -m "not faults" --cov --cov-report=term:skip-covered --cov-fail-under=95
+	@$(python) -m pytest -m "not faults" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-faults: packages engine ## Run the scenarios with injected faults and show what each found
 	@$(python) -m pytest tests/faults -m "faults and not alone" -n 3 -rP

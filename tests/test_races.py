@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 RACES = 400
 """Of each kind; of delete against claim more."""
+LEAST = 3
+"""Each outcome comes at least so often, else it was no race."""
 AT_ONCE = 8
 LATE_MS = 2 * LEASE_MS
 
@@ -129,7 +131,7 @@ def test_never_both_a_delete_and_a_claim(track: Track) -> None:
         return "deleted" if deleted else "claimed"
 
     outcomes = track.race(one, races=5 * RACES)
-    assert min(outcomes["deleted"], outcomes["claimed"]) > RACES // 5, outcomes
+    assert min(outcomes["deleted"], outcomes["claimed"]) >= LEAST, outcomes
 
 
 @pytest.mark.parametrize("way", ["complete", "retry", "give back"])
@@ -161,7 +163,7 @@ def test_no_settlement_after_a_delete(track: Track, way: str) -> None:
         return "settled first" if settled else "deleted first"
 
     outcomes = track.race(one)
-    assert min(outcomes.values()) > RACES // 20 and len(outcomes) == 2, outcomes
+    assert min(outcomes.values()) >= LEAST and len(outcomes) == 2, outcomes
 
 
 def test_never_both_a_delete_and_the_next_claim_when_the_lease_is_over(track: Track) -> None:
@@ -184,7 +186,7 @@ def test_never_both_a_delete_and_the_next_claim_when_the_lease_is_over(track: Tr
         return "settled" if settled else "deleted"
 
     outcomes = track.race(one)
-    assert min(outcomes.values()) > RACES // 50 and len(outcomes) == 3, outcomes
+    assert min(outcomes.values()) >= LEAST and len(outcomes) == 3, outcomes
 
 
 def test_of_many_deletes_one_finds_the_task(track: Track) -> None:

@@ -29,7 +29,7 @@ from tests.fakes import Here, Ids, LoopClock, NoWatchdog, new_task, run_virtuall
 
 T = TypeVar("T")
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "400"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "300"))
 BATCH = 100
 TASKS = 10
 TROUBLE_S = 25.0
