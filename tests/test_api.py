@@ -399,10 +399,10 @@ class Failing(MemoryStore):
 
 CALLS = [
     ("GET", "/task"),
-    ("GET", f"/task/{uuid.uuid4()}"),
-    ("GET", f"/task/{uuid.uuid4()}/attempts"),
-    ("GET", f"/task/{uuid.uuid4()}/explain"),
-    ("DELETE", f"/task/{uuid.uuid4()}"),
+    ("GET", f"/task/{uuid.UUID(int=1)}"),
+    ("GET", f"/task/{uuid.UUID(int=1)}/attempts"),
+    ("GET", f"/task/{uuid.UUID(int=1)}/explain"),
+    ("DELETE", f"/task/{uuid.UUID(int=1)}"),
 ]
 
 

@@ -304,8 +304,8 @@ def opened(folder: Path, *, seed: int = 0) -> Iterator[Arena]:
     is_roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM_BYTES
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if is_roomy else folder) as data:
         engine = Engine(Path(data))
-        engine.start()
         try:
+            engine.start()
             with _opened(folder, engine, seed) as arena:
                 yield arena
         finally:
@@ -354,7 +354,11 @@ def _start_proxy(port: int, target: str, seed: int, folder: Path) -> "subprocess
             stdout=subprocess.DEVNULL,
             stderr=err,
         )
-    wait_for_port(port)
+    try:
+        wait_for_port(port)
+    except TimeoutError:
+        _end(proxy)
+        raise
     return proxy
 
 
