@@ -141,16 +141,16 @@ def test_signal_drains(cluster: Cluster, number: int) -> None:
 
 
 def test_second_signal_ends_at_once(cluster: Cluster) -> None:
-    worker = cluster.worker()
+    worker = cluster.start("-m", "tests.odd_worker")
     cluster.wait_ready(1)
-    ids = cluster.add("Foo", count=10)
+    ids = cluster.add("Endless", count=10)
     cluster.wait_for(lambda: {t.state for t in cluster.tasks(ids)} == {TaskState.RUNNING}, 10)
     worker.send_signal(signal.SIGTERM)
     Event().wait(1.2)
     began_s = cluster.clock.monotonic_s()
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(5) != 0
-    assert cluster.clock.monotonic_s() - began_s < 1
+    assert cluster.clock.monotonic_s() - began_s < 2, "a drain takes four more"
 
 
 def test_dead_child_is_replaced(cluster: Cluster) -> None:

@@ -20,7 +20,7 @@ from chalicelib.errors import StoreUnavailable, UnreadableTask
 from chalicelib.store import Heartbeat, Hint, HintPage, Refused
 from chalicelib.task import Task
 
-TRY_TIMEOUT_S = 1.0
+TRY_TIMEOUT_S = 2.0
 """A request unanswered for this long is sent again; until when is the caller's `until_s`."""
 READ_DEADLINE_S = 5.0
 CLEAN_BATCH = 25
