@@ -181,6 +181,9 @@ class Attempts:
         except TimeoutError:
             return self._returned(hint, held)
         try:
+            # A process that stood still meanwhile sees the place before it sees the timeout.
+            if self.clock.monotonic_s() >= start_until_s:
+                return self._returned(hint, held)
             return await self._run(held, place.line, claimed_s)
         finally:
             await place.end()

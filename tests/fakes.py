@@ -71,6 +71,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now_s
 
+    def stand_still(self, seconds: float) -> None:
+        """As if the process had been stopped, or its loop blocked, for so long."""
+        self._jumping.now_s += seconds
+
 
 def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine on a loop of its own in which sleeping takes no time."""

@@ -16,7 +16,16 @@ from chalicelib.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.processor import Grace, Processor
 from chalicelib.store import Heartbeat, Hint
 from chalicelib.task import LEASE_MS, Task, TaskState
-from tests.fakes import NOON_MS, Here, Ids, LoopClock, NoWatchdog, new_task, run_virtually
+from tests.fakes import (
+    NOON_MS,
+    Here,
+    Ids,
+    LoopClock,
+    NoWatchdog,
+    VirtualLoop,
+    new_task,
+    run_virtually,
+)
 
 SHARDS = 16
 
@@ -274,6 +283,22 @@ def test_process_that_is_not_ready_in_time_gives_the_task_back() -> None:
     go(3.05, bench, isolate=isolate)
     assert bench.now(task).given_back > 0
     assert bench.now(task).failures == 0
+    assert bench.lines == []
+
+
+def test_processor_that_stood_still_until_its_process_was_ready_gives_the_task_back() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    bench.tables.tasks[task.id] = replace(task, attempt=1)
+
+    async def isolate(run: Run) -> Isolated:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.stand_still(3.1)
+        return Here(ok, run)
+
+    go(3.05, bench, isolate=isolate)
+    assert bench.now(task).given_back > 0
     assert bench.lines == []
 
 
