@@ -87,7 +87,7 @@ def explain(
 ) -> Explanation:
     """types: those that have a handler."""
     live = fleet.beating(heartbeats, now_ms=now_ms)
-    owner = fleet.owner(shard, [row.processor for row in live]) if live else None
+    owner = fleet.owner(shard, tuple(row.processor for row in live)) if live else None
     reason = _reason(
         task,
         is_due=task.is_claimable(now_ms),

@@ -4,15 +4,16 @@ This saves work only: two processors that disagree for a while claim the same ta
 store decides.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 
 from chalicelib.store import Heartbeat
 
 DEAD_AFTER_S = 4.0
 """A processor whose heartbeat did not change for this long gets no shards."""
-STALE_AFTER_MS = 10_000
-"""A row this old when it is first seen is dead: far more than clocks may differ."""
+FRESH_FOR_S = 1.6
+"""One whose heartbeat changed within this time is most likely there: it beats once a second."""
 FORGET_AFTER_S = 60.0
 """After this long its row is deleted."""
 
@@ -25,23 +26,26 @@ class Fleet:
         self._changes: dict[str, tuple[int, float]] = {}
 
     def see(self, heartbeats: Iterable[Heartbeat], *, now_s: float, now_ms: int) -> list[Heartbeat]:
-        """Take note of all rows as they are now; returns those that changed since the last look."""
+        """Take note of all rows as they are now; returns those that changed since the last look.
+
+        How old a row is that was not seen before, only the clocks tell.
+        """
         rows = {row.processor: row for row in heartbeats}
         self._changes = {id: seen for id, seen in self._changes.items() if id in rows}
         changed = [
             row for id, row in rows.items() if self._changes.get(id, (None, 0))[0] != row.beat_ms
         ]
         for row in changed:
-            is_stale = row.processor not in self._changes and row.beat_ms < now_ms - STALE_AFTER_MS
-            seen_s = now_s - DEAD_AFTER_S if is_stale else now_s
-            self._changes[row.processor] = (row.beat_ms, seen_s)
+            is_new = row.processor not in self._changes
+            age_s = max(0.0, (now_ms - row.beat_ms) / 1000) if is_new else 0.0
+            self._changes[row.processor] = (row.beat_ms, now_s - min(age_s, DEAD_AFTER_S))
         live = self.live(now_s)
         return [row for row in changed if row.processor != self.me and row.processor in live]
 
-    def live(self, now_s: float) -> list[str]:
-        """Ids of the processors that are alive, this one always."""
-        alive = {id for id, (_, seen_s) in self._changes.items() if now_s - seen_s < DEAD_AFTER_S}
-        return sorted(alive | {self.me})
+    def live(self, now_s: float, within_s: float = DEAD_AFTER_S) -> tuple[str, ...]:
+        """Ids of the processors whose heartbeat changed within this time, and this one, sorted."""
+        alive = {id for id, (_, seen_s) in self._changes.items() if now_s - seen_s < within_s}
+        return tuple(sorted(alive | {self.me}))
 
     def long_dead(self, now_s: float) -> list[str]:
         changes = self._changes.items()
@@ -55,6 +59,23 @@ def beating(heartbeats: Iterable[Heartbeat], *, now_ms: int) -> list[Heartbeat]:
     return sorted((row for row in heartbeats if row.beat_ms > oldest_ms), key=lambda r: r.processor)
 
 
-def owner(thing: object, processors: Collection[str]) -> str:
-    """Rendezvous hashing: every processor computes the same owner, and few things move."""
-    return max(processors, key=lambda id: blake2b(f"{id}/{thing}".encode(), digest_size=8).digest())
+@lru_cache(maxsize=8)
+def nearest(
+    things: tuple[object, ...], processors: tuple[str, ...], count: int = 1
+) -> Mapping[object, tuple[str, ...]]:
+    """For each thing its `count` nearest processors, the owner first, by rendezvous hashing.
+
+    Every processor computes the same, and few things move when one comes or goes.
+    """
+
+    def distance(thing: object, id: str) -> bytes:
+        return blake2b(f"{id}/{thing}".encode(), digest_size=8).digest()
+
+    return {
+        thing: tuple(sorted(processors, key=lambda id: distance(thing, id), reverse=True)[:count])
+        for thing in things
+    }
+
+
+def owner(thing: object, processors: tuple[str, ...]) -> str:
+    return nearest((thing,), processors)[thing][0]

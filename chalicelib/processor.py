@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -28,9 +28,15 @@ log = logging.getLogger(__name__)
 BEAT_INTERVAL_S = 1.0
 FLUSH_INTERVAL_S = 0.2
 ARM_INTERVAL_S = 0.25
-FOREIGN_INTERVAL_S = 2.0
+FOREIGN_INTERVAL_S = 1.0
 FOREIGN_OVERDUE_MS = 1_000
 """A hint overdue by more than this belongs to everybody."""
+FOREIGN_NEAREST = 2
+"""So many of the processors nearest to a shard look at what is overdue there."""
+FOREIGN_LOOK_BACK_MS = 60_000
+FOREIGN_FULL_SCAN_INTERVAL_S = 10.0
+FOREIGN_PAGE = 100
+FOREIGN_PAGES = 10
 SHARDS_INTERVAL_S = 30.0
 FULL_SCAN_INTERVAL_S = 30.0
 LOOK_BACK_MS = 5_000
@@ -116,8 +122,10 @@ class Processor:
         self._grace = grace
         self._sweeps_always = sweeps_always
         self._fleet = fleet.Fleet(self.id)
-        self._shards: Collection[int] = range(settings.shards)
+        self._shards: tuple[int, ...] = tuple(range(settings.shards))
         self._scans: dict[int, Scan] = {}
+        self._foreign_full_at_s: dict[int, float] = {}
+        self._unripe: dict[Hint, int] = {}
         self._heap: list[Entry] = []
         self._known: set[Hint] = set()
         self._lingering: deque[tuple[float, Hint]] = deque()
@@ -176,14 +184,10 @@ class Processor:
 
     async def _poll(self) -> None:
         """Read the own shards' hints that come due within the lookahead into the heap."""
-        live = self._fleet.live(self._clock.monotonic_s())
-        own = [shard for shard in self._shards if fleet.owner(shard, live) == self.id]
+        own = self._own_shards()
         self._scans = {shard: self._scans.get(shard, Scan()) for shard in own}
         self._forget_lingering()
-        polls = (self._poll_shard(shard, self._scans[shard]) for shard in own)
-        for error in await asyncio.gather(*polls, return_exceptions=True):
-            if error is not None:
-                raise error
+        await self._all(self._poll_shard(shard, self._scans[shard]) for shard in own)
 
     async def _poll_shard(self, shard: int, scan: Scan) -> None:
         """Oldest first; what the heap has no room for is read on from there at the next poll."""
@@ -209,20 +213,48 @@ class Processor:
             spread = self._rng.uniform(0.9, 1.1)
             scan.full_at_s = self._clock.monotonic_s() + FULL_SCAN_INTERVAL_S * spread
 
-    async def _look_at_foreign(self) -> None:
-        """With places free, take what others left overdue, after a look at the tasks."""
-        free = self._settings.batch_size - len(self._running)
-        if free <= 0 or self._is_ready_now():
-            return
+    def _own_shards(self) -> list[int]:
         live = self._fleet.live(self._clock.monotonic_s())
-        foreign = [shard for shard in self._shards if fleet.owner(shard, live) != self.id]
-        count = min(len(foreign), max(1, round(len(self._shards) / len(live))))
-        for shard in self._rng.sample(foreign, count):
-            until_ms = self._clock.now_ms() - FOREIGN_OVERDUE_MS
+        owners = fleet.nearest(self._shards, live)
+        return [shard for shard in self._shards if owners[shard][0] == self.id]
+
+    async def _look_at_foreign(self) -> None:
+        """With places free, take what others left overdue, after a look at the tasks.
+
+        A shard is looked at by the two nearest processors that are surely there. Its owner, as
+        long as it lives, is one of them.
+        """
+        if self._free() <= 0 or self._is_ready_now():
+            return
+        now_ms, own = self._clock.now_ms(), set(self._own_shards())
+        self._unripe = {hint: at_ms for hint, at_ms in self._unripe.items() if at_ms > now_ms}
+        fresh = self._fleet.live(self._clock.monotonic_s(), fleet.FRESH_FOR_S)
+        near = fleet.nearest(self._shards, fresh, FOREIGN_NEAREST)
+        mine = [shard for shard in self._shards if shard not in own and self.id in near[shard]]
+        await self._all(self._look_at_shard(shard) for shard in mine)
+
+    async def _look_at_shard(self, shard: int) -> None:
+        """Mostly a little back from now; from the very beginning every 10 s, and at first."""
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
+        is_full = now_s >= self._foreign_full_at_s.get(shard, 0.0)
+        resume: str | None = None
+        for _ in range(FOREIGN_PAGES):
             page = await self._queue.due(
-                shard, since_ms=None, until_ms=until_ms, limit=min(100, free), resume=None
+                shard,
+                since_ms=None if is_full else now_ms - FOREIGN_LOOK_BACK_MS,
+                until_ms=now_ms - FOREIGN_OVERDUE_MS,
+                limit=FOREIGN_PAGE,
+                resume=resume,
             )
-            await self._take_foreign([hint for hint in page.hints if self._is_new(hint)])
+            await self._take_foreign([hint for hint in page.hints if self._is_ripe(hint)])
+            resume = page.next
+            if resume is None or self._free() <= 0:
+                break
+        if is_full:
+            self._foreign_full_at_s[shard] = now_s + FOREIGN_FULL_SCAN_INTERVAL_S
+
+    def _is_ripe(self, hint: Hint) -> bool:
+        return self._is_new(hint) and hint not in self._unripe
 
     async def _take_foreign(self, hints: list[Hint]) -> None:
         if not hints:
@@ -233,12 +265,15 @@ class Processor:
             task = tasks.get(hint.id)
             if task is not None and task.is_claimable(now_ms):
                 self._offer(hint)
-            elif task is not None or hint.id not in tasks:
-                await self._attempts.refused(hint, task)
+                continue
+            again = None
+            if task is not None or hint.id not in tasks:
+                again = await self._attempts.refused(hint, task)
+            self._unripe[hint] = again.at_ms if again else now_ms + round(LINGER_S * 1000)
         self._fill()
 
     async def _read_shards(self) -> None:
-        self._shards = await self._queue.shards()
+        self._shards = tuple(await self._queue.shards())
 
     def _offer(self, hint: Hint) -> None:
         """Put a hint into the heap, unless it is there, or under way, or not for this version."""
@@ -266,7 +301,16 @@ class Processor:
             else:
                 self._known.discard(hint)
 
+    async def _all(self, steps: Iterable[Awaitable[None]]) -> None:
+        """See every step through, then raise the first error."""
+        for error in await asyncio.gather(*steps, return_exceptions=True):
+            if error is not None:
+                raise error
+
     # Running
+
+    def _free(self) -> int:
+        return self._settings.batch_size - len(self._running)
 
     def _is_ready_now(self) -> bool:
         return bool(self._heap) and self._heap[0].ready_ms <= self._clock.now_ms()

@@ -77,28 +77,38 @@ def test_processor_is_dead_when_its_beat_stands_still() -> None:
     for second in range(6):
         rows = [beat("still"), beat("alive", NOON_MS + second)]
         seen.see(rows, now_s=float(second), now_ms=NOON_MS)
-    assert seen.live(3.9) == ["alive", "me", "still"]
-    assert seen.live(4.0) == ["alive", "me"]
+    assert seen.live(3.9) == ("alive", "me", "still")
+    assert seen.live(4.0) == ("alive", "me")
+    assert seen.live(1.5, fleet.FRESH_FOR_S) == ("alive", "me", "still")
+    assert seen.live(1.7, fleet.FRESH_FOR_S) == ("alive", "me")
     assert seen.long_dead(60.5) == ["still"]
 
 
-def test_row_that_is_old_when_first_seen_is_dead() -> None:
+def test_age_of_a_row_counts_when_it_is_first_seen() -> None:
     seen = fleet.Fleet("me")
-    changed = seen.see([beat("old", NOON_MS - 10_001), beat("new")], now_s=0.0, now_ms=NOON_MS)
-    assert seen.live(0.0) == ["me", "new"]
-    assert [row.processor for row in changed] == ["new"]
+    rows = [
+        beat("old", NOON_MS - 4_001),
+        beat("older", NOON_MS - 3_000),
+        beat("ahead", NOON_MS + 9),
+    ]
+    changed = seen.see(rows, now_s=0.0, now_ms=NOON_MS)
+    assert seen.live(0.0) == ("ahead", "me", "older")
+    assert [row.processor for row in changed] == ["older", "ahead"]
+    assert seen.live(1.1) == ("ahead", "me")
+    seen.see([beat("old", NOON_MS - 3_001)], now_s=1.1, now_ms=NOON_MS + 1_100)
+    assert seen.live(1.1) == ("me", "old"), "it beats: its clock is wrong"
 
 
 def test_row_that_is_gone_is_dead_at_once() -> None:
     seen = fleet.Fleet("me")
     seen.see([beat("left")], now_s=0.0, now_ms=NOON_MS)
     seen.see([], now_s=1.0, now_ms=NOON_MS)
-    assert seen.live(1.0) == ["me"]
+    assert seen.live(1.0) == ("me",)
 
 
 def test_few_shards_move_when_a_processor_comes() -> None:
-    before = {shard: fleet.owner(shard, ["a", "b", "c"]) for shard in range(256)}
-    after = {shard: fleet.owner(shard, ["a", "b", "c", "d"]) for shard in range(256)}
+    before = {shard: fleet.owner(shard, ("a", "b", "c")) for shard in range(256)}
+    after = {shard: fleet.owner(shard, ("a", "b", "c", "d")) for shard in range(256)}
     moved = [shard for shard in before if before[shard] != after[shard]]
     assert {after[shard] for shard in moved} == {"d"}
     assert 32 < len(moved) < 96

@@ -253,7 +253,10 @@ class Arena(Cluster):
         return [one for one in ledgers.events if one.event == event]
 
     def check(self, *, grace_s: float = 0.0, recovered_within_s: float | None = None) -> Findings:
-        """Judge, and say what was found and which faults there were."""
+        """Judge, and say what was found and which faults there were.
+
+        Raises AssertionError if a process sent what ScyllaDB would refuse or understand otherwise.
+        """
         ledgers = sorted(self.folder.glob("*.ledger"))
         printed = [path.with_suffix(".out") for path in ledgers]
         findings = verify(
@@ -267,6 +270,7 @@ class Arena(Cluster):
         )
         counted = self.faults()
         say(f"faults: {counted['faults']} in {counted['requests']} requests {counted['by_fault']}")
+        assert not counted["outside_profile"], counted["outside_profile"]
         for breach in findings.breaches[:20]:
             say(str(breach))
         say(findings.line())

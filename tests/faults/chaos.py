@@ -175,8 +175,9 @@ def run(arena: Arena, tasks: int, seconds: float) -> Findings:
     arena.wait_calm(CALM_S, every_s=2.0)
     findings = arena.check()
     say(f"happened: {dict(sorted(chaos.happened.items()))}, {len(arena.unknown)} creates unknown")
-    stored = Counter(task.state.value for task in arena.stored())
-    say(f"stored: {dict(sorted(stored.items()))}")
+    stored = arena.stored()
+    say(f"stored: {dict(sorted(Counter(task.state.value for task in stored).items()))}")
+    say(f"failed by: {dict(Counter(task.error for task in stored if task.state == 'failed'))}")
     return findings
 
 

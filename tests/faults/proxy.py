@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from tests import profile
 from tests.faults.plan import EMPTY_PAGE, PAGED, Dice, Plan
 
 HOLD_S = 15.0
@@ -36,6 +37,7 @@ class Proxy:
         self._dice = dice
         self._requests: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
+        self._outside: Counter[str] = Counter()
         self._later: set[asyncio.Task[None]] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -58,6 +60,7 @@ class Proxy:
             "faults": sum(self._faults.values()),
             "by_operation": dict(sorted(self._requests.items())),
             "by_fault": dict(sorted(self._faults.items())),
+            "outside_profile": dict(self._outside),
             "pending": len(self._later),
         }
 
@@ -73,6 +76,8 @@ class Proxy:
     ) -> web.StreamResponse:
         """One request, with the fault that was drawn for it."""
         self._requests[operation] += 1
+        for rule in profile.violations(operation, json.loads(body)):
+            self._outside[f"{operation}: {rule}"] += 1
         fault, amount = self._dice.draw(operation, body)
         if fault:
             self._faults[f"{operation}:{fault}"] += 1

@@ -176,7 +176,21 @@ def test_what_is_not_the_store_s_protocol_passes(engine_url: str) -> None:
 def test_a_dead_target_is_a_reset() -> None:
     async def play() -> None:
         async with proxied("http://127.0.0.1:9", Plan()) as url:
-            assert (await send(url, requests.put_row("any", ROW)))[0] == 0
+            assert (await send(url, requests.put_row("schedule", ROW)))[0] == 0
+
+    asyncio.run(play())
+
+
+def test_requests_outside_the_profile_are_counted() -> None:
+    async def play() -> None:
+        async with proxied("http://127.0.0.1:9", Plan()) as url:
+            await send(url, requests.put_row("schedule", ROW))
+            await send(url, requests.put_row("tasks", {"id": {"S": "x"}}))
+            async with aiohttp.ClientSession() as session, session.get(f"{url}/_faults") as answer:
+                outside = (await answer.json())["outside_profile"]
+        assert outside["PutItem: a write to an LWT table must be conditional"] == 1
+        assert {name.partition(":")[0] for name in outside} == {"PutItem"}
+        assert set(outside.values()) == {1}
 
     asyncio.run(play())
 

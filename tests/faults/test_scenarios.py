@@ -56,7 +56,8 @@ def test_workers_killed_again_and_again(arena: Arena) -> None:
             arena.kill(workers.pop(arena.rng.randrange(len(workers))))
             workers.append(arena.worker())
     arena.wait_calm(45)
-    findings = arena.check()
+    findings = arena.check(recovered_within_s=RECOVERY_S)
+    say_recoveries(findings.recovery_from_death_s)
     assert findings.is_kept
     assert findings.executions > findings.tasks, "some ran again"
     assert len(findings.recovery_from_death_s) > 10
@@ -71,12 +72,15 @@ def test_recovery_after_a_kill_takes_a_lease_and_2_s_at_most(arena: Arena) -> No
         arena.wait_done(30)
         workers.append(arena.worker())
     findings = arena.check(recovered_within_s=RECOVERY_S)
-    measured = findings.recovery_from_death_s
+    say_recoveries(findings.recovery_from_death_s)
+    assert findings.is_kept
+    assert len(findings.recovery_from_death_s) >= 30
+    assert {task.state for task in arena.stored()} == {TaskState.COMPLETED}
+
+
+def say_recoveries(measured: list[float]) -> None:
     p50, p90 = (percentile(measured, share) for share in (0.5, 0.9))
     say(f"{len(measured)} recoveries, p50 {p50:.2f} s p90 {p90:.2f} s p100 {max(measured):.2f} s")
-    assert findings.is_kept
-    assert len(measured) >= 30
-    assert {task.state for task in arena.stored()} == {TaskState.COMPLETED}
 
 
 def kill_in_the_middle(arena: Arena, worker: "subprocess.Popen[bytes]") -> None:
