@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults chaos check clean packages engine
+.PHONY: help run test test-faults test-scylla chaos check clean packages engine
 
 MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
@@ -15,11 +15,14 @@ run: packages $(own_engine) ## Run everything here: engine, API, worker and the 
 	@exec $(python) -m local run
 
 test: packages engine ## Run all tests and measure the coverage of chalicelib
-	@$(python) -m pytest -m "not faults" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
+	@$(python) -m pytest -m "not faults and not scylla" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-faults: packages engine ## Run the scenarios with injected faults and show what each found
 	@$(python) -m pytest tests/faults -m "faults and not alone" -n 3 -rP
 	@$(python) -m pytest tests/faults -m alone -rP
+
+test-scylla: packages ## Provision and examine the real cluster that ALTERNATOR_ENDPOINTS names
+	@$(python) -m pytest tests/test_scylla.py -m scylla -rP
 
 chaos: packages engine ## One long run under all faults: CHAOS_TASKS, CHAOS_SEED, CHAOS_SECONDS
 	@exec $(python) -m tests.faults.chaos

@@ -48,7 +48,7 @@ def create(client: "DynamoDBClient", prefix: str = "", sleep: Sleep = pause) -> 
     """Create the tables that are missing and wait until they can be used."""
     for table in TABLES:
         try:
-            _create(client, prefix, table)
+            client.create_table(**definition(table, prefix))
         except ClientError as error:
             # A 500 can come although the table was created; the wait below decides.
             if error.response["ResponseMetadata"]["HTTPStatusCode"] < 500 and (
@@ -65,22 +65,27 @@ def verify(client: "DynamoDBClient", prefix: str = "") -> None:
     Raises StoreUnavailable when the store does not answer.
     """
     for table in TABLES:
-        name = prefix + table.name
-        try:
-            described: Any = client.describe_table(TableName=name)["Table"]
-            tags = client.list_tags_of_resource(ResourceArn=described["TableArn"]).get("Tags", [])
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ResourceNotFoundException":
-                raise StoreMismatch(
-                    f"table {name} is missing: create the tables with `python -m local tables`",
-                    table=name,
-                ) from error
-            raise StoreUnavailable(f"table {name} cannot be described: {error}") from error
-        except BotoCoreError as error:
-            raise StoreUnavailable(f"the store does not answer: {error}") from error
-        isolation = {tag["Key"]: tag["Value"] for tag in tags}.get(ISOLATION)
-        _expect(name, "keys", described["KeySchema"], table.key_schema)
-        _expect(name, f"tag {ISOLATION}", isolation, table.isolation)
+        verify_table(client, table, prefix)
+
+
+def verify_table(client: "DynamoDBClient", table: Table, prefix: str = "") -> None:
+    """As verify, for one table."""
+    name = prefix + table.name
+    try:
+        described: Any = client.describe_table(TableName=name)["Table"]
+        tags = client.list_tags_of_resource(ResourceArn=described["TableArn"]).get("Tags", [])
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ResourceNotFoundException":
+            raise StoreMismatch(
+                f"table {name} is missing: create the tables with `python -m local tables`",
+                table=name,
+            ) from error
+        raise StoreUnavailable(f"table {name} cannot be described: {error}") from error
+    except BotoCoreError as error:
+        raise StoreUnavailable(f"the store does not answer: {error}") from error
+    isolation = {tag["Key"]: tag["Value"] for tag in tags}.get(ISOLATION)
+    _expect(name, "keys", described["KeySchema"], table.key_schema)
+    _expect(name, f"tag {ISOLATION}", isolation, table.isolation)
 
 
 def warm_up(client: "DynamoDBClient", prefix: str = "") -> None:
@@ -94,17 +99,31 @@ def warm_up(client: "DynamoDBClient", prefix: str = "") -> None:
         raise StoreUnavailable(f"the store does not answer: {error}") from error
 
 
-def _create(client: "DynamoDBClient", prefix: str, table: Table) -> None:
-    keys: Any = table.key_schema
-    client.create_table(
-        TableName=prefix + table.name,
-        KeySchema=keys,
-        AttributeDefinitions=[
-            {"AttributeName": key["AttributeName"], "AttributeType": "S"} for key in keys
+def definition(table: Table, prefix: str = "") -> dict[str, Any]:
+    """The body of CreateTable."""
+    return {
+        "TableName": prefix + table.name,
+        "KeySchema": table.key_schema,
+        "AttributeDefinitions": [
+            {"AttributeName": key["AttributeName"], "AttributeType": "S"}
+            for key in table.key_schema
         ],
-        BillingMode="PAY_PER_REQUEST",
-        Tags=[{"Key": ISOLATION, "Value": table.isolation}],
-    )
+        "BillingMode": "PAY_PER_REQUEST",
+        "Tags": [{"Key": ISOLATION, "Value": table.isolation}],
+    }
+
+
+def missing(client: "DynamoDBClient", prefix: str = "") -> list[Table]:
+    """The tables that are not there."""
+
+    def is_missing(table: Table) -> bool:
+        try:
+            client.describe_table(TableName=prefix + table.name)
+        except client.exceptions.ResourceNotFoundException:
+            return True
+        return False
+
+    return [table for table in TABLES if is_missing(table)]
 
 
 def _wait_active(client: "DynamoDBClient", name: str, sleep: Sleep) -> None:

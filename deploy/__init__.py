@@ -1,0 +1,1 @@
+"""Provisioning of a ScyllaDB cluster, and what is wrong with one."""

@@ -1,0 +1,88 @@
+"""`python -m deploy provision`: make a ScyllaDB cluster fit for the service; again changes nothing.
+`python -m deploy doctor`: what is wrong with one, and how to mend it; exit 1 if anything is.
+
+The service's environment tells where the cluster is (ALTERNATOR_ENDPOINTS, TABLE_PREFIX, …); user
+and secret must be allowed to create tables. CQL_USER and CQL_PASSWORD: a role that may alter tables
+and make roles, where the cluster asks for one.
+"""
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chalicelib import log
+from chalicelib.clock import SystemClock, pause
+from chalicelib.errors import SchedulerError
+from deploy import options as deploy_options
+from deploy import provision
+from deploy.options import Options
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
+    log.set_up()
+    try:
+        options = Options.of(given)
+        if given.command == "provision" and given.dry_run:
+            provision.dry_run(options, print)
+            return 0
+        with ExitStack() as stack:
+            return _run(given.command, options, stack)
+    except SchedulerError as error:
+        print(f"deploy: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    provisioning = commands.add_parser("provision", help="make a cluster fit for the service")
+    deploy_options.add_to(provisioning)
+    provisioning.add_argument(
+        "--secret-file", type=Path, metavar="FILE", help="write the role's credentials there"
+    )
+    provisioning.add_argument(
+        "--dry-run", action="store_true", help="say what would be sent, and why; send nothing"
+    )
+    deploy_options.add_to(commands.add_parser("doctor", help="say what is wrong with a cluster"))
+    return parser
+
+
+def _run(command: str, options: Options, stack: ExitStack) -> int:
+    # Imported here: a dry run needs none of it.
+    from chalicelib.alternator import store
+    from deploy import doctor
+    from deploy.cql import DriverCql
+    from deploy.nodes import Nodes
+
+    nodes = Nodes(options.settings, SystemClock())
+
+    def client() -> "DynamoDBClient":
+        connected = store.connect(options.settings)
+        stack.callback(store.close, connected)
+        return connected
+
+    def cql() -> DriverCql:
+        connected = DriverCql.connect(options)
+        stack.callback(connected.close)
+        return connected
+
+    if command == "doctor":
+        findings = list(doctor.examine(options, nodes, client, cql))
+        return 1 if doctor.report(findings, print) else 0
+    provision.run(options, nodes, client, cql, pause, print)
+    print("provisioned")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

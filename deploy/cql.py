@@ -1,0 +1,100 @@
+"""CQL, by cassandra-driver: what the DynamoDB API cannot say."""
+
+import logging
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
+
+from chalicelib.errors import SchedulerError
+from deploy.options import Options
+
+TIMEOUT_S = 10.0
+
+Row = Mapping[str, Any]
+
+
+class CqlFailed(SchedulerError):
+    """A CQL statement was refused, or nobody answers."""
+
+
+class Cql(Protocol):
+    """A connection to the cluster."""
+
+    def rows(self, statement: str, *, node: str | None = None) -> Sequence[Row]:
+        """What the statement answers, of this node if one is named. Raises CqlFailed."""
+
+    def nodes(self) -> Sequence[str]:
+        """Addresses of all nodes."""
+
+
+class DriverCql:
+    """Cql on cassandra-driver."""
+
+    def __init__(self, cluster: Any, session: Any) -> None:
+        self._cluster = cluster
+        self._session = session
+
+    @classmethod
+    def connect(cls, options: Options) -> Self:
+        """Raises CqlFailed if no node lets us in."""
+        # Imported here: it takes a while, and a dry run needs none of it.
+        from cassandra import DriverException
+        from cassandra.auth import PlainTextAuthProvider
+        from cassandra.cluster import (
+            EXEC_PROFILE_DEFAULT,
+            Cluster,
+            ExecutionProfile,
+            NoHostAvailable,
+        )
+        from cassandra.policies import RoundRobinPolicy
+        from cassandra.query import dict_factory
+
+        logging.getLogger("cassandra").setLevel(logging.CRITICAL)
+        auth = None
+        if options.cql_user:
+            auth = PlainTextAuthProvider(options.cql_user, options.cql_password)
+        profile = ExecutionProfile(
+            load_balancing_policy=RoundRobinPolicy(),
+            row_factory=dict_factory,
+            request_timeout=TIMEOUT_S,
+        )
+        context = ssl.create_default_context(cafile=options.ca_file) if options.cql_tls else None
+        cluster = Cluster(
+            list(options.cql_hosts),
+            port=options.cql_port,
+            auth_provider=auth,
+            ssl_context=context,
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            connect_timeout=TIMEOUT_S,
+        )
+        try:
+            return cls(cluster, cluster.connect())
+        except (NoHostAvailable, DriverException, OSError) as error:
+            cluster.shutdown()
+            where = ", ".join(f"{host}:{options.cql_port}" for host in options.cql_hosts)
+            raise CqlFailed(f"CQL at {where} cannot be used: {_causes(error)}") from error
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+    def nodes(self) -> Sequence[str]:
+        return sorted(host.address for host in self._cluster.metadata.all_hosts())
+
+    def rows(self, statement: str, *, node: str | None = None) -> Sequence[Row]:
+        from cassandra import DriverException, RequestExecutionException
+        from cassandra.cluster import NoHostAvailable
+
+        hosts = {host.address: host for host in self._cluster.metadata.all_hosts()}
+        try:
+            found = self._session.execute(statement, host=hosts[node] if node else None)
+        except (DriverException, RequestExecutionException, NoHostAvailable, KeyError) as error:
+            # A statement can hold a password: only its first words are told.
+            words = " ".join(statement.split()[:2])
+            raise CqlFailed(f"{words} … failed: {_causes(error)}") from error
+        return list(found)
+
+
+def _causes(error: Exception) -> str:
+    """The driver wraps what each node said."""
+    nested = error.args[1] if len(error.args) > 1 and isinstance(error.args[1], dict) else {}
+    return "; ".join(f"{node}: {cause}" for node, cause in nested.items()) or str(error)

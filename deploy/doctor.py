@@ -1,0 +1,203 @@
+"""What is wrong with a cluster, and how to mend it. Reads only."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from chalicelib.alternator import tables
+from chalicelib.alternator.tables import TABLES, Table
+from chalicelib.errors import SchedulerError
+from chalicelib.processor import OFFSET_WARN_MS
+from deploy import plan
+from deploy.cql import Cql, CqlFailed, Row
+from deploy.nodes import Nodes, described, is_whole
+from deploy.options import Options
+from deploy.provision import described as create_statement
+from deploy.provision import granted
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+
+class Finding(NamedTuple):
+    """text: what was found. mend: what to do about it, empty if all is well."""
+
+    text: str
+    mend: str = ""
+
+    @property
+    def is_wrong(self) -> bool:
+        return bool(self.mend)
+
+
+def report(findings: Sequence[Finding], say: Callable[[str], None]) -> int:
+    """Say everything, what is wrong last; returns how much that is."""
+    wrong = [finding for finding in findings if finding.is_wrong]
+    for finding in findings:
+        say(f"{'WRONG' if finding.is_wrong else 'ok   '} {finding.text}")
+    for number, finding in enumerate(wrong, 1):
+        say(f"{number}. {finding.text}\n   -> {finding.mend}")
+    say("nothing is wrong" if not wrong else f"{len(wrong)} wrong")
+    return len(wrong)
+
+
+def examine(
+    options: Options,
+    nodes: Nodes,
+    client: Callable[[], "DynamoDBClient"],
+    cql: Callable[[], Cql],
+) -> Iterator[Finding]:
+    """client, cql: connect when it is their turn; what cannot be reached is a finding."""
+    listed = nodes.listed_by()
+    yield from _nodes(options, nodes)
+    if any(listed.values()):
+        try:
+            connected = client()
+        except SchedulerError as error:
+            yield Finding(f"Alternator: {error}", "mend what it says; tables were not looked at")
+        else:
+            for table in TABLES:
+                yield _table(options, connected, table)
+    try:
+        session = cql()
+    except CqlFailed as error:
+        mend = "set CQL_USER and CQL_PASSWORD, or --cql-hosts; all below needs CQL"
+        yield Finding(f"CQL: {error}", mend)
+        return
+    checks: list[Callable[[Options, Cql], Iterator[Finding]]] = [
+        _up, _racks, _replication, _table_options, _paxos, _large_partitions, _role,
+    ]  # fmt: skip
+    for check in checks:
+        try:
+            yield from check(options, session)
+        except CqlFailed as error:
+            yield Finding(str(error), "this could not be looked at: see what it says")
+
+
+def _nodes(options: Options, nodes: Nodes) -> Iterator[Finding]:
+    listed = nodes.listed_by()
+    if is_whole(listed, options.nodes):
+        yield Finding(f"{options.nodes} nodes, each lists all")
+    else:
+        mend = f"start what is down, or say how many there are (--nodes {options.nodes})"
+        yield Finding(
+            f"expected {options.nodes} nodes that know each other: {described(listed)}", mend
+        )
+    for node in sorted(node for node, others in listed.items() if others is not None):
+        offset_ms = nodes.clock_offset_ms(node)
+        if offset_ms is None:
+            yield Finding(f"clock of {node}: no Date in its answers", "look at what answers there")
+        elif abs(offset_ms) > OFFSET_WARN_MS:
+            mend = "mend the time service there or here: beyond 1.5 s processors claim nothing"
+            yield Finding(f"clock of {node}: at least {offset_ms} ms ahead of this one", mend)
+        else:
+            yield Finding(f"clock of {node}: agrees with this one as far as can be told")
+
+
+def _table(options: Options, client: "DynamoDBClient", table: Table) -> Finding:
+    name = options.prefix + table.name
+    try:
+        tables.verify_table(client, table, options.prefix)
+    except SchedulerError as error:
+        return Finding(str(error), "python -m deploy provision creates what is missing")
+    return Finding(f"table {name}: keys and {table.isolation} as they should be")
+
+
+def _up(options: Options, cql: Cql) -> Iterator[Finding]:
+    rows = cql.rows(plan.status())
+    for row in sorted(rows, key=lambda row: str(row["peer"])):
+        text = f"node {row['peer']} ({row['dc']}): {row['status']}"
+        if row["up"]:
+            yield Finding(text)
+        else:
+            yield Finding(f"{text}, down", "start it, or remove it from the cluster")
+
+
+def _racks(options: Options, cql: Cql) -> Iterator[Finding]:
+    rows = [*cql.rows(plan.topology()), *cql.rows(plan.peers())]
+    versions = sorted({str(row["release_version"]) for row in rows})
+    if len(versions) == 1:
+        yield Finding(f"version {versions[0]} on all nodes")
+    else:
+        yield Finding(f"versions {', '.join(versions)}", "end the upgrade")
+    centers = sorted({str(row["data_center"]) for row in rows})
+    for center in centers:
+        racks = sorted({str(row["rack"]) for row in rows if row["data_center"] == center})
+        text = f"data center {center}: racks {', '.join(racks)}"
+        if len(racks) == plan.factor_for(options.nodes) or options.nodes < plan.FACTOR:
+            yield Finding(text)
+        else:
+            mend = f"{plan.FACTOR} racks are expected: add nodes in racks of their own"
+            yield Finding(text, mend)
+
+
+def _replication(options: Options, cql: Cql) -> Iterator[Finding]:
+    wanted = plan.factor_for(options.nodes)
+    for table in TABLES:
+        name = options.prefix + table.name
+        rows = cql.rows(plan.replication(options.prefix, table))
+        factors = plan.factors_of(rows[0]["replication"]) if rows else {}
+        text = f"replicas of {name}: {factors}"
+        if set(factors.values()) == {wanted}:
+            yield Finding(text)
+        else:
+            mend = f"expected {wanted}: drop it while it is empty, or alter its keyspace and repair"
+            yield Finding(text, mend)
+
+
+def _table_options(options: Options, cql: Cql) -> Iterator[Finding]:
+    for table in plan.INDEXES:
+        found = plan.options_of(create_statement(cql, plan.describe(options.prefix, table)))
+        text = f"tombstones of {options.prefix}{table.name}: {found.mode}, {found.grace_s} s"
+        if found == plan.WANTED:
+            yield Finding(text)
+        else:
+            yield Finding(text, plan.alter(options.prefix, table))
+
+
+def _paxos(options: Options, cql: Cql) -> Iterator[Finding]:
+    names = {row["table_name"] for row in cql.rows(plan.table_names(options.prefix, TABLES[0]))}
+    paxos = f"{options.prefix}{TABLES[0].name}$paxos"
+    there = (
+        "there" if paxos in names else "not there: made by the first conditional write, if at all"
+    )
+    yield Finding(f"table {paxos}: {there}")
+
+
+def _large_partitions(options: Options, cql: Cql) -> Iterator[Finding]:
+    for node in cql.nodes():
+        for table in TABLES:
+            rows = cql.rows(plan.large_partitions(options.prefix, table), node=node)
+            for row in rows:
+                yield Finding(_large(options, node, table, row), "use more SHARDS; see docs")
+    yield Finding("large partitions: all nodes were asked")
+
+
+def _large(options: Options, node: str, table: Table, row: Row) -> str:
+    name, key = options.prefix + table.name, row["partition_key"]
+    return f"{node}: partition {key} of {name} has {row['rows']} rows, {row['partition_size']} B"
+
+
+def _role(options: Options, cql: Cql) -> Iterator[Finding]:
+    if options.role is None:
+        return
+    mend = "python -m deploy provision"
+    rows = cql.rows(plan.role_exists(options.role))
+    if not rows:
+        yield Finding(f"role {options.role}: there is none", mend)
+        return
+    if rows[0]["is_superuser"]:
+        yield Finding(f"role {options.role} is a superuser", "let the service have one of its own")
+    has = granted(list(cql.rows(plan.permissions(options.role))))
+    ours = {plan.resource(options.prefix, table): table for table in TABLES}
+    for resource, table in ours.items():
+        there = has.get(resource, set())
+        lacking = sorted(set(plan.PERMISSIONS) - there)
+        text = (
+            f"grants of {options.role} on {options.prefix}{table.name}: {', '.join(sorted(there))}"
+        )
+        yield Finding(text, f"{mend} grants {', '.join(lacking)}" if lacking else "")
+    for resource, there in sorted(has.items()):
+        surplus = there - set(plan.PERMISSIONS) if resource in ours else there
+        if surplus:
+            text = f"{options.role} may {', '.join(sorted(surplus))} on {resource}, and need not"
+            yield Finding(text, "REVOKE it")
