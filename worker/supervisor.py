@@ -83,7 +83,8 @@ class Supervisor:
         now_s = self._clock.monotonic_s()
         if slot.process is None or (slot.restarts and now_s - slot.started_s < STABLE_AFTER_S):
             return False
-        return now_s - max(slot.turned_s.value, slot.started_s) < TURNS_WITHIN_S
+        turned_s: float = max(slot.turned_s.value, slot.started_s)
+        return now_s - turned_s < TURNS_WITHIN_S
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._signals_s.append(self._clock.monotonic_s())
