@@ -36,6 +36,7 @@ class Node(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     engine: tuple[str, int]
     address: str
+    port: int
     seed: str | None
     joined: dict[str, float]
     """Address of each other node: when it last told that it is there."""
@@ -57,7 +58,7 @@ class Node(BaseHTTPRequestHandler):
             others = [node for node, at in self.joined.items() if at > recently]
             self.reply(200, {}, json.dumps([self.address, *others]).encode())
         elif self.path == "/localnodes":
-            self.pass_on(http.client.HTTPConnection(self.seed, self.server.server_port))
+            self.pass_on(http.client.HTTPConnection(self.seed or "", self.port))
         else:
             self.pass_on(self.upstream)
 
@@ -92,7 +93,7 @@ def main() -> int:
         parser.add_argument(flag)
     options = parser.parse_args()
     if os.environ.get("STANDIN_FAILS"):
-        print("Could not setup Async I/O", flush=True)  # noqa: T201
+        print("Could not setup Async I/O", flush=True)
         return 1
     time.sleep(float(os.environ.get("STANDIN_BOOTS_S", "0")))
     own = socket.gethostbyname(socket.gethostname())
@@ -101,13 +102,13 @@ def main() -> int:
     Node.seed = None if is_seed else options.seeds
     Node.joined = {}
     Node.engine = ("127.0.0.1" if is_seed else options.seeds, ENGINE_PORT)
-    port = int(options.alternator_port)
+    Node.port = int(options.alternator_port)
     # ScyllaDB listens on the container's address alone unless it is told.
-    server = Server((options.alternator_address or own, port), Node)
+    server = Server((options.alternator_address or own, Node.port), Node)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     engine = start_engine() if is_seed else None
     if not is_seed:
-        threading.Thread(target=keep_joined, args=[port], daemon=True).start()
+        threading.Thread(target=keep_joined, daemon=True).start()
     server.serve_forever(0.1)
     if engine:
         engine.terminate()
@@ -126,9 +127,9 @@ def start_engine() -> "subprocess.Popen[bytes]":
         time.sleep(0.02)
 
 
-def keep_joined(port: int) -> None:
+def keep_joined() -> None:
     while True:
-        seed = http.client.HTTPConnection(Node.seed or "", port, timeout=2)
+        seed = http.client.HTTPConnection(Node.seed or "", Node.port, timeout=2)
         try:
             seed.request("GET", "/join", headers={"Node": Node.address})
             seed.getresponse().read()
