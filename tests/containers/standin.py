@@ -50,14 +50,15 @@ class Node(BaseHTTPRequestHandler):
         super().finish()
 
     def do_GET(self) -> None:
-        if self.path == "/join":
+        path = self.path.partition("?")[0]
+        if path == "/join":
             self.joined[self.headers["Node"]] = time.monotonic()
             self.reply(200, {}, b"")
-        elif self.path == "/localnodes" and self.seed is None:
+        elif path == "/localnodes" and self.seed is None:
             recently = time.monotonic() - 4 * JOIN_EVERY_S
             others = [node for node, at in self.joined.items() if at > recently]
             self.reply(200, {}, json.dumps([self.address, *others]).encode())
-        elif self.path == "/localnodes":
+        elif path == "/localnodes":
             self.pass_on(http.client.HTTPConnection(self.seed or "", self.port))
         else:
             self.pass_on(self.upstream)
@@ -95,6 +96,7 @@ def main() -> int:
     if os.environ.get("STANDIN_FAILS"):
         print("Could not setup Async I/O", flush=True)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     time.sleep(float(os.environ.get("STANDIN_BOOTS_S", "0")))
     own = socket.gethostbyname(socket.gethostname())
     is_seed = options.seeds in (None, socket.gethostname())
