@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults test-scylla chaos check clean packages engine
+.PHONY: help run images test test-faults test-docker test-scylla chaos check clean packages engine
 
 MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
@@ -14,12 +14,18 @@ help: ## Show what make can do
 run: packages $(own_engine) ## Run everything here: engine, API, worker and the minute tick
 	@exec $(python) -m local run
 
+images: packages ## Build the images of the worker, the API and the ticker
+	@exec sh local/images.sh
+
 test: packages engine ## Run all tests and measure the coverage of chalicelib
-	@$(python) -m pytest -m "not faults and not scylla" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
+	@$(python) -m pytest -m "not faults and not docker and not scylla" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-faults: packages engine ## Run the scenarios with injected faults and show what each found
 	@$(python) -m pytest tests/faults -m "faults and not alone" -n 3 -rP
 	@$(python) -m pytest tests/faults -m alone -rP
+
+test-docker: packages engine ## Build the images and run the service in containers (needs Docker)
+	@$(python) -m pytest tests/containers -m docker -rP --durations 8
 
 test-scylla: packages ## Provision and examine the real cluster that ALTERNATOR_ENDPOINTS names
 	@$(python) -m pytest tests/test_scylla.py -m scylla -rP

@@ -1,9 +1,11 @@
 """`python -m local run`: everything. `tables`: create them, elsewhere. `tick`: one tick.
+`ticker`: one each minute.
 `verify`: whether the promise was kept. `task`: create, show, list, delete, watch and explain tasks.
 These two tell more by `python -m local verify --help`, `python -m local task --help`.
 """
 
 import argparse
+import os
 import sys
 
 from chalicelib import log
@@ -20,7 +22,7 @@ def main() -> int:
     if sys.argv[1:2] == ["task"]:
         return _task(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
-    parser.add_argument("command", choices=["run", "tables", "tick", "verify", "task"])
+    parser.add_argument("command", choices=["run", "tables", "tick", "ticker", "verify", "task"])
     command = parser.parse_args().command
     log.set_up()
     try:
@@ -55,6 +57,10 @@ def _do(command: str) -> None:
         from local.run import create_tables
 
         create_tables(Settings.from_env())
+    elif command == "ticker":
+        from local.ticker import run_ticker
+
+        run_ticker(os.environ, SystemClock())
     else:
         from local.tick import run_tick
 

@@ -171,10 +171,18 @@ class Repeated(Program):
 
     every_s = 60.0
     _next_s = 0.0
+    _last_code = 0
 
     def start(self) -> None:
         self._next_s = self._clock.monotonic_s() + self.every_s
         super().start()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the latest one to end did so with another exit code than 0."""
+        if self._process and not self.is_running:
+            self._last_code = self._process.returncode
+        return self._last_code != 0
 
     def must_run(self) -> None:
         """It may end at any time."""

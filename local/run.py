@@ -14,8 +14,10 @@ from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting
 from local import engine
-from local.processes import Program, Repeated, Signals, StartFailed, Stopping, Supervisor, say
+from local.engine import Engine
+from local.processes import Program, Signals, StartFailed, Stopping, Supervisor, say
 from local.settings import LocalSettings
+from local.ticker import ticking
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -41,7 +43,7 @@ def run(settings: LocalSettings, clock: Clock) -> None:
 
 def _run(settings: LocalSettings, signals: Signals, clock: Clock) -> None:
     supervisor = Supervisor(signals, clock)
-    store_engine = engine.choose(settings, supervisor, signals, clock)
+    store_engine = _engine(settings, supervisor, signals, clock)
     try:
         store_engine.start()
         _start(settings, store_engine.url, supervisor, clock)
@@ -51,6 +53,25 @@ def _run(settings: LocalSettings, signals: Signals, clock: Clock) -> None:
             say("ending ...")
         supervisor.end()
         store_engine.stop()
+
+
+def _engine(
+    settings: LocalSettings, supervisor: Supervisor, signals: Signals, clock: Clock
+) -> Engine:
+    """The one that ENGINE names, ready to start. Raises StartFailed if it is not to be had."""
+    if settings.engine_is_elsewhere:
+        return engine.Elsewhere(settings.engine)
+    if settings.engine in ("auto", "docker"):
+        from local import scylla  # Half a second that a run without Docker does not owe.
+
+        try:
+            client = scylla.docker_with_image(settings.scylla_image, signals, clock)
+            return scylla.Scylla(client, settings, supervisor, signals, clock)
+        except scylla.NoDocker as missing:
+            if settings.engine == "docker":
+                raise StartFailed(f"ENGINE=docker: {missing}") from missing
+            say(f"{missing}: using the embedded engine")
+    return engine.Embedded(settings, supervisor, clock)
 
 
 def create_tables(settings: Settings) -> None:
@@ -99,8 +120,7 @@ def _processors(settings: LocalSettings, env: dict[str, str], clock: Clock) -> I
         command = [sys.executable, "-m", "worker", "--processes", str(settings.workers)]
         yield Program("worker", command, env, clock, prints_tasks=True, grace_s=WORKER_GRACE_S)
     if settings.tick:
-        command = [sys.executable, "-m", "local", "tick"]
-        yield Repeated("tick", command, env, clock, prints_tasks=True, grace_s=WORKER_GRACE_S)
+        yield ticking(env, clock)
 
 
 def _live_workers(client: "DynamoDBClient", settings: Settings, since_ms: int) -> int:

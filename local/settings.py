@@ -11,6 +11,7 @@ from chalicelib.errors import InvalidSetting
 
 ROOT = Path(__file__).resolve().parent.parent
 
+SCYLLA_IMAGE = "scylladb/scylla:2026.1.11"
 ENGINES = ("auto", "embedded", "docker")
 
 
@@ -19,7 +20,7 @@ class LocalSettings:
     """port: of the API; engine_port: of the store, unless `engine` is the URL of one.
 
     workers: processes of the worker; 0 starts none. tick: whether it runs every minute.
-    data: the folder that keeps the tasks.
+    data: the folder that keeps the tasks. scylla_image: what `engine` docker runs.
     """
 
     port: int = 8000
@@ -28,6 +29,7 @@ class LocalSettings:
     tick: bool = True
     engine: str = "auto"
     data: Path = ROOT / ".data"
+    scylla_image: str = SCYLLA_IMAGE
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
@@ -40,6 +42,7 @@ class LocalSettings:
             tick=_switch(env, "TICK"),
             engine=_engine(env.get("ENGINE") or "auto"),
             data=ROOT / (env.get("DATA") or ".data"),
+            scylla_image=env.get("SCYLLA_IMAGE") or SCYLLA_IMAGE,
         )._checked()
 
     @property

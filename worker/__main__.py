@@ -1,4 +1,4 @@
-"""`python -m worker [--processes N] [--ledger FILE]`: a supervisor and N processes that run tasks.
+"""`python -m worker [--processes N]`: a supervisor and N processes that run tasks.
 
 SIGTERM or SIGINT drains: no more claims, running tasks end within their deadline, exit 0 within
 7 s. A second signal more than 1 s after the first ends at once.
@@ -11,6 +11,7 @@ from chalicelib import log
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError
+from worker.life import Life
 from worker.supervisor import Supervisor
 
 
@@ -19,11 +20,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--processes", type=_positive, default=1, metavar="N")
     parser.add_argument("--ledger", metavar="FILE", help="append what is done, as lines of JSON")
+    parser.add_argument("--life", metavar="FILE", help="show there each second that all is well")
     options = parser.parse_args()
     log.set_up()
+    clock = SystemClock()
     try:
-        settings = Settings.from_env()
-        return Supervisor(settings, options.processes, SystemClock(), options.ledger).run()
+        settings, life = Settings.from_env(), Life.in_file(options.life, clock)
+        return Supervisor(settings, options.processes, clock, life, options.ledger).run()
     except SchedulerError as error:
         print(f"worker: {error}", file=sys.stderr)  # noqa: T201 - not started: no log yet
         return 2

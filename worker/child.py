@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 STORE_WAIT_S = 0.5
 PARENT_LOOK_S = 0.2
+TURN_NOTED_EVERY_S = 1.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -55,7 +56,7 @@ def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bo
         store.close(client)
 
 
-def main(settings: Settings, kill_at_s: Any, ledger: str | None) -> None:
+def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) -> None:
     """Runs in a forked process; ends with the supervisor, however that ends."""
     # The supervisor's handlers were inherited; until ours stand, a signal simply ends us.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,12 +69,13 @@ def main(settings: Settings, kill_at_s: Any, ledger: str | None) -> None:
     clock = SystemClock()
     record = Ledger(ledger, clock) if ledger else no_record
     attempts = partial(Attempts.of, settings, clock=clock, emit=LinePrinter(lines), record=record)
-    asyncio.run(_run(settings, SharedWatchdog(kill_at_s), clock, attempts))
+    asyncio.run(_run(settings, SharedWatchdog(kill_at_s), turned_s, clock, attempts))
 
 
 async def _run(
     settings: Settings,
     watchdog: SharedWatchdog,
+    turned_s: Any,
     clock: Clock,
     attempts_on: Callable[[AlternatorTaskQueue], Attempts],
 ) -> None:
@@ -83,11 +85,20 @@ async def _run(
         loop.add_signal_handler(number, stop.set)
     queue = AlternatorTaskQueue.open(settings, clock)
     attempts = attempts_on(queue)
+    noting = asyncio.create_task(_note_turns(turned_s, clock))
     try:
         await Processor(attempts, settings, watchdog, kind="worker").run(stop)
     finally:
+        noting.cancel()
         await queue.close()
     log.info("drained", extra={"action": "drained", "counts": dict(attempts.counts)})
+
+
+async def _note_turns(turned_s: Any, clock: Clock) -> None:
+    """Tell the supervisor that this event loop is not blocked."""
+    while True:
+        turned_s.value = clock.monotonic_s()
+        await asyncio.sleep(TURN_NOTED_EVERY_S)
 
 
 def _die_with(parent: int) -> None:

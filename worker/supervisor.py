@@ -11,6 +11,7 @@ from typing import Any
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from worker import child
+from worker.life import Life
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +22,21 @@ DRAIN_WITHIN_S = 6.7
 RESTART_WAIT_S = 0.1
 RESTART_WAIT_MAX_S = 5.0
 STABLE_AFTER_S = 10.0
+TURNS_WITHIN_S = 10.0
+"""A child whose event loop has stood still for longer shows no life; it is killed before."""
 
 _processes = multiprocessing.get_context("fork")
 
 
 @dataclass(slots=True)
 class Slot:
-    """A place for one child. kill_at_s: shared with it, monotonic; restarts: in quick row."""
+    """A place for one child. restarts: in quick row.
+
+    kill_at_s, turned_s: shared with the child, monotonic; its event loop last turned then.
+    """
 
     kill_at_s: Any
+    turned_s: Any
     process: ForkProcess | None = None
     started_s: float = 0.0
     start_at_s: float = 0.0
@@ -40,23 +47,44 @@ class Supervisor:
     """Children are forked, so that they stay in this session and process group."""
 
     def __init__(
-        self, settings: Settings, processes: int, clock: Clock, ledger: str | None = None
+        self,
+        settings: Settings,
+        processes: int,
+        clock: Clock,
+        life: Life,
+        ledger: str | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._life = life
         self._ledger = ledger
-        self._slots = [Slot(RawValue("d", 0.0)) for _ in range(processes)]
+        self._slots = [Slot(RawValue("d", 0.0), RawValue("d", 0.0)) for _ in range(processes)]
         self._signals_s: list[float] = []
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        child.wait_for_store(self._settings, self._clock, lambda: bool(self._signals_s))
+        child.wait_for_store(self._settings, self._clock, self._is_stopped)
         while not self._signals_s:
             for slot in self._slots:
                 self._look_after(slot)
+            if all(self._is_well(slot) for slot in self._slots):
+                self._life.show()
             self._wait()
         return self._end()
+
+    def _is_stopped(self) -> bool:
+        """Asked while this waits for the store; to wait is to live."""
+        self._life.show()
+        return bool(self._signals_s)
+
+    def _is_well(self, slot: Slot) -> bool:
+        """Its child lives and turns, and has not just replaced one that ended early."""
+        now_s = self._clock.monotonic_s()
+        if slot.process is None or (slot.restarts and now_s - slot.started_s < STABLE_AFTER_S):
+            return False
+        turned_s: float = max(slot.turned_s.value, slot.started_s)
+        return now_s - turned_s < TURNS_WITHIN_S
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._signals_s.append(self._clock.monotonic_s())
@@ -79,7 +107,9 @@ class Supervisor:
     def _start(self, slot: Slot, now_s: float) -> None:
         slot.kill_at_s.value = 0.0
         slot.process = _processes.Process(
-            target=child.main, args=(self._settings, slot.kill_at_s, self._ledger), name="processor"
+            target=child.main,
+            args=(self._settings, slot.kill_at_s, slot.turned_s, self._ledger),
+            name="processor",
         )
         slot.process.start()
         slot.started_s = now_s

@@ -1,0 +1,55 @@
+"""Sign of life: the supervisor writes it while its processes live; `python -m worker.life FILE`
+exits 0 if it is fresh. It stands in a file since whoever looks at a container from outside asks
+by a command, and says nothing of the store: a worker that waits for it lives.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Self
+
+from chalicelib.clock import Clock, SystemClock
+from chalicelib.errors import InvalidSetting
+
+FRESH_S = 10.0
+SHOW_EVERY_S = 1.0
+
+
+class Life:
+    """Shows the sign in an open file, whose number is `file`; with None, nowhere."""
+
+    def __init__(self, file: int | None, clock: Clock) -> None:
+        self._file = file
+        self._clock = clock
+        self._shown_s = float("-inf")
+
+    @classmethod
+    def in_file(cls, name: str | None, clock: Clock) -> Self:
+        """Raises InvalidSetting if it cannot be written."""
+        if name is None:
+            return cls(None, clock)
+        try:
+            return cls(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644), clock)
+        except OSError as error:
+            message = f"--life {name}: it cannot be written ({error.strerror})"
+            raise InvalidSetting(message) from error
+
+    def show(self) -> None:
+        """All is well now."""
+        now_s = self._clock.monotonic_s()
+        if self._file is not None and now_s - self._shown_s >= SHOW_EVERY_S:
+            self._shown_s = now_s
+            os.pwrite(self._file, f"{now_s:020.3f}".encode(), 0)
+
+
+def is_fresh(file: Path, clock: Clock) -> bool:
+    """Whether life was shown within FRESH_S, by the clock that all processes share."""
+    try:
+        shown_s = float(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return 0.0 <= clock.monotonic_s() - shown_s <= FRESH_S
+
+
+if __name__ == "__main__":
+    sys.exit(not is_fresh(Path(sys.argv[1]), SystemClock()))
