@@ -24,11 +24,12 @@ def printed_by_workers(service: Service) -> list[str]:
 
 def test_a_task_of_each_type_is_done_by_workers(service: Service) -> None:
     assert len(workers(service)) == 2
-    ids = [id for type in ("Foo", "Bar", "Baz") for id in service.create(type, 10)]
-    results = [task["result"] for task in service.wait_completed(ids, 20)]
-    assert results[:10] == [f"Foo {id}" for id in ids[:10]]
-    assert set(results[10:20]) == {"200"}
-    assert all(result.startswith("Baz ") for result in results[20:])
+    # All share the work only once each has seen the others' heartbeats.
+    ids = [id for type in ("Foo", "Bar", "Baz") for id in service.create(type, 20, delay_s=6)]
+    results = [task["result"] for task in service.wait_completed(ids, 25)]
+    assert results[:20] == [f"Foo {id}" for id in ids[:20]]
+    assert set(results[20:40]) == {"200"}
+    assert all(result.startswith("Baz ") for result in results[40:])
     # The ticker runs some of them too.
     types = {line.split()[0] for line in printed_by_workers(service)}
     assert types == {"Foo", "200", "Baz"}
