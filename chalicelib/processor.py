@@ -21,7 +21,7 @@ from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable, UnreadableTask
 from chalicelib.store import Heartbeat, Hint, TaskQueue
-from chalicelib.task import KILL_AFTER_S
+from chalicelib.task import KILL_AFTER_S, LEASE_MS
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,10 @@ FLUSH_INTERVAL_S = 0.2
 ARM_INTERVAL_S = 0.25
 FOREIGN_INTERVAL_S = 1.0
 FOREIGN_OVERDUE_MS = 1_000
-"""A hint overdue by more than this belongs to everybody."""
+"""A hint overdue by more than this belongs to everybody, if its owner is in doubt."""
+FOREIGN_PATIENCE_MS = LEASE_MS
+"""To an owner that beats, hints are left for so long: two that claim the same waste a write. The
+hint of a lease that was lost is older."""
 FOREIGN_NEAREST = 2
 """So many of the processors nearest to a shard look at what is overdue there."""
 FOREIGN_LOOK_BACK_MS = 60_000
@@ -231,10 +234,14 @@ class Processor:
         fresh = self._fleet.live(self._clock.monotonic_s(), fleet.FRESH_FOR_S)
         near = fleet.nearest(self._shards, fresh, FOREIGN_NEAREST)
         mine = [shard for shard in self._shards if shard not in own and self.id in near[shard]]
-        await self._all(self._look_at_shard(shard) for shard in mine)
+        owners = fleet.nearest(self._shards, self._fleet.live(self._clock.monotonic_s()))
+        await self._all(self._look_at_shard(shard, owners[shard][0] in fresh) for shard in mine)
 
-    async def _look_at_shard(self, shard: int) -> None:
-        """Mostly a little back from now; from the very beginning every 10 s, and at first."""
+    async def _look_at_shard(self, shard: int, has_owner: bool) -> None:
+        """Mostly a little back from now; from the very beginning every 10 s, and at first.
+
+        has_owner: whether its owner surely beats.
+        """
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         is_full = now_s >= self._foreign_full_at_s.get(shard, 0.0)
         resume: str | None = None
@@ -242,7 +249,7 @@ class Processor:
             page = await self._queue.due(
                 shard,
                 since_ms=None if is_full else now_ms - FOREIGN_LOOK_BACK_MS,
-                until_ms=now_ms - FOREIGN_OVERDUE_MS,
+                until_ms=now_ms - (FOREIGN_PATIENCE_MS if has_owner else FOREIGN_OVERDUE_MS),
                 limit=FOREIGN_PAGE,
                 resume=resume,
             )
@@ -362,7 +369,11 @@ class Processor:
 
     async def _beat(self) -> None:
         now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
-        await self._queue.beat(Heartbeat(processor=self.id, kind=self._kind, beat_ms=now_ms))
+        if self._is_clock_off:
+            # It claims nothing: its shards are for others.
+            await self._queue.leave(self.id)
+        else:
+            await self._queue.beat(Heartbeat(processor=self.id, kind=self._kind, beat_ms=now_ms))
         others = self._fleet.see(await self._queue.heartbeats(), now_s=now_s, now_ms=now_ms)
         self._compare_clocks(others)
         for dead in self._fleet.long_dead(now_s):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from chalicelib.handlers import Handler, Run
 from chalicelib.isolation import Isolated
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.processor import Grace, Processor
-from chalicelib.store import Heartbeat, Hint
+from chalicelib.store import Heartbeat, Hint, Refused
 from chalicelib.task import LEASE_MS, Task, TaskState
 from tests.fakes import (
     NOON_MS,
@@ -424,6 +425,25 @@ def test_overdue_hints_of_a_stuck_owner_belong_to_everybody() -> None:
     assert {bench.now(task).state for task in tasks} == {TaskState.COMPLETED}
 
 
+def test_processors_that_beat_do_not_race_for_the_same_tasks() -> None:
+    """A burst that takes seconds: who is done first leaves the others theirs."""
+
+    class FarQueue(MemoryQueue):
+        async def claim(self, hint: Hint, **options: Any) -> Task | Refused:
+            await asyncio.sleep(0.02)
+            return await super().claim(hint, **options)
+
+    bench = Bench({"ok": ok}, batch_size=10)
+    tasks = bench.add("ok", delay_s=6, count=6_000)
+    queue = FarQueue(bench.tables, shards=SHARDS)
+    fleet = [bench.processor(f"p{number}", queue=queue) for number in range(4)]
+    run_virtually(lambda: run_for(20, *fleet))
+    done = [bench.now(task) for task in tasks]
+    assert {task.state for task in done} == {TaskState.COMPLETED}
+    assert max(task.lateness_ms or 0 for task in done) > 2_000, "nothing was overdue"
+    assert sum(processor.counts.get("refused", 0) for processor in fleet) < len(tasks) / 100
+
+
 def test_draining_lets_running_tasks_end_and_claims_no_more() -> None:
     bench = Bench({"slow": slow}, batch_size=5)
     bench.add("slow", count=10)
@@ -494,8 +514,14 @@ def test_lost_settlement_is_left_to_the_lease() -> None:
 
 
 def test_clock_far_off_claims_nothing_until_mended() -> None:
+    beats: list[int] = []
+
     class OffQueue(MemoryQueue):
         offset_ms = 1_600
+
+        async def beat(self, heartbeat: Heartbeat) -> None:
+            beats.append(heartbeat.beat_ms)
+            await super().beat(heartbeat)
 
         def clock_offset_ms(self) -> int:
             return self.offset_ms
@@ -505,6 +531,7 @@ def test_clock_far_off_claims_nothing_until_mended() -> None:
     queue = OffQueue(bench.tables, shards=SHARDS)
     go(5, bench, queue=queue)
     assert bench.now(task).state is TaskState.SCHEDULED
+    assert beats == [NOON_MS], "its shards are for others"
 
     async def mend() -> None:
         running = asyncio.create_task(run_for(10, bench.processor(queue=queue)))
