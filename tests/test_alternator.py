@@ -183,7 +183,7 @@ def test_wrong_request_is_no_outage(store: AlternatorTaskStore, faulty: FaultyCl
     with pytest.raises(SchedulerError, match="refused a request: ValidationException"):
         store.get(IDS())
     faulty.lose("get_item", "before", server_error(400, "UnrecognizedClientException"))
-    with pytest.raises(StoreUnavailable, match="refuses our credentials"):
+    with pytest.raises(StoreUnavailable, match=r"ALTERNATOR_USER and ALTERNATOR_SECRET"):
         store.get(IDS())
 
 
@@ -617,16 +617,18 @@ def test_dead_node_is_unanswered_and_the_next_one_is_asked(
         both = Settings(endpoints=urls, table_prefix=settings.table_prefix)
         transport = Transport.open(both, clock)
         request = Request("ListTables", {})
-        for attempt in range(4):
+        for attempt in range(40):
             try:
-                await transport.send(request, key="k", attempt=attempt, timeout_s=5)
+                await transport.send(
+                    request, key=f"k{attempt // 2}", attempt=attempt % 2, timeout_s=5
+                )
                 answers += 1
             except Unanswered:
                 failures += 1
         await transport.close()
         return answers, failures
 
-    assert asyncio.run(ask()) == (2, 2)
+    assert asyncio.run(ask()) == (39, 1), "it is asked once, and then passed over"
 
 
 # Keys

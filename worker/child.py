@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 from chalicelib import isolation
-from chalicelib.alternator import store, tables
+from chalicelib.alternator import outcome, store, tables
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.attempt import Attempts
 from chalicelib.clock import Clock, SystemClock, pause
 from chalicelib.config import Settings
-from chalicelib.errors import StoreUnavailable
+from chalicelib.errors import InvalidSetting, StoreUnavailable
 from chalicelib.handlers import LinePrinter
 from chalicelib.ledger import Ledger, no_record
 from chalicelib.processor import Processor
@@ -41,8 +41,12 @@ class SharedWatchdog:
 
 
 def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bool]) -> None:
-    """Return once the tables are verified. Raises StoreMismatch if they do not fit."""
+    """Return once the tables are verified.
+
+    Raises StoreMismatch if they do not fit, InvalidSetting if our credentials are refused.
+    """
     client = None
+    told = ""
     while not is_stopped():
         try:
             client = client or store.connect(settings)
@@ -50,7 +54,10 @@ def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bo
             tables.warm_up(client, settings.table_prefix)
             break
         except StoreUnavailable as error:
-            log.warning("waiting for the store: %s", error, extra={"action": "store_waited"})
+            if outcome.is_refusal(error):
+                raise InvalidSetting(str(error)) from error
+            if told != (told := str(error)):
+                log.warning("waiting for the store: %s", error, extra={"action": "store_waited"})
             pause(STORE_WAIT_S)
     if client is not None:
         store.close(client)

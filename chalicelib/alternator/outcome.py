@@ -46,8 +46,21 @@ def failure(code: str, message: str, status: int, item: Item | None = None) -> E
     if code == "ResourceNotFoundException":
         return StoreMismatch(f"a table is missing: {message}", reason=code)
     if code in UNAUTHORIZED:
-        return StoreUnavailable(f"the store refuses our credentials: {code}: {message}")
+        return refused(code, message)
     return SchedulerError(f"the store refused a request: {code}: {message}")
+
+
+def refused(code: str, message: str) -> StoreUnavailable:
+    """To ask again would not help."""
+    return StoreUnavailable(
+        "the store refuses our credentials, ALTERNATOR_USER and ALTERNATOR_SECRET: "
+        f"{code}: {message}",
+        reason=code,
+    )
+
+
+def is_refusal(error: SchedulerError) -> bool:
+    return error.details.get("reason") in UNAUTHORIZED
 
 
 def pauses_s(rng: Random) -> Iterator[float]:

@@ -277,4 +277,4 @@ class AlternatorTaskQueue:
             except Unanswered as error:
                 cause = error
             await asyncio.sleep(min(pause_s, max(0.0, left_s)))
-        raise StoreUnavailable(cause=str(cause)) from cause
+        raise StoreUnavailable(f"the store does not answer: {cause}", cause=str(cause)) from cause

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import alternator
 from botocore.exceptions import BotoCoreError, ClientError
 
-from chalicelib.alternator import outcome, requests, tables, time_index
+from chalicelib.alternator import outcome, requests, tables, time_index, tls
 from chalicelib.alternator.outcome import ConditionFailed, Unanswered
 from chalicelib.alternator.requests import Item, JsonObject, Request
 from chalicelib.alternator.time_index import Announced, Indexes, Row, TimeIndex
@@ -61,7 +61,11 @@ _METHODS = {
 
 
 def connect(settings: Settings) -> "DynamoDBClient":
-    """ScyllaDB's client for these nodes: one try a request, writes of a key go to one node."""
+    """ScyllaDB's client for these nodes: writes of a key go to one node, or else to another.
+
+    Raises InvalidSetting for an ALTERNATOR_CA_FILE that cannot be used.
+    """
+    tls.context(settings)
     nodes = [urlsplit(endpoint) for endpoint in settings.endpoints]
     scheme = nodes[0].scheme
     ca_files = [Path(settings.ca_file)] if settings.ca_file else []
@@ -69,8 +73,9 @@ def connect(settings: Settings) -> "DynamoDBClient":
         seed_hosts=[node.hostname or "" for node in nodes],
         port=nodes[0].port or (443 if scheme == "https" else 80),
         scheme="https" if scheme == "https" else "http",
-        tls=alternator.TLS(custom_ca_cert_paths=ca_files),
-        retries=alternator.RetryConfig(max_attempts=1),
+        tls=alternator.TLS(custom_ca_cert_paths=ca_files, trust_system_ca_certs=not ca_files),
+        # A try of its own would begin with the same node again; the second of one goes to another.
+        retries=alternator.RetryConfig(max_attempts=2),
         key_affinity=alternator.KeyRouteAffinityConfig(
             mode=alternator.KeyRouteAffinityMode.RMW,
             table_pk_attributes={f"{settings.table_prefix}tasks": "id"},
@@ -84,7 +89,8 @@ def connect(settings: Settings) -> "DynamoDBClient":
         aws_region=settings.region,
     )
     auth = alternator.Auth.static_credentials(settings.user, settings.secret)
-    client: DynamoDBClient = alternator.create_client(config, auth=auth)
+    trusted = {"verify": settings.ca_file} if settings.ca_file else {}
+    client: DynamoDBClient = alternator.create_client(config, auth=auth, **trusted)
     return client
 
 
@@ -377,7 +383,8 @@ class AlternatorTaskStore:
                 return self._send(request)
             except Unanswered as error:
                 if self._clock.monotonic_s() + pause_s > deadline_s:
-                    raise StoreUnavailable(cause=str(error)) from error
+                    text = f"the store does not answer: {error}"
+                    raise StoreUnavailable(text, cause=str(error)) from error
             self._sleep(pause_s)
         raise AssertionError("pauses never end")
 
@@ -394,6 +401,8 @@ class AlternatorTaskStore:
                 response.get("Item"),
             ) from error
         except (BotoCoreError, alternator.AlternatorError, OSError) as error:
+            if why := tls.distrust(error):
+                raise StoreUnavailable(why) from error
             raise Unanswered(repr(error)) from error
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from chalicelib.alternator import requests
+from chalicelib.alternator import outcome, requests, tls
 from chalicelib.clock import Sleep, pause
 from chalicelib.errors import StoreMismatch, StoreUnavailable
 
@@ -80,9 +80,9 @@ def verify_table(client: "DynamoDBClient", table: Table, prefix: str = "") -> No
                 f"table {name} is missing: create the tables with `python -m local tables`",
                 table=name,
             ) from error
-        raise StoreUnavailable(f"table {name} cannot be described: {error}") from error
+        raise _unavailable(f"table {name} cannot be described", error) from error
     except BotoCoreError as error:
-        raise StoreUnavailable(f"the store does not answer: {error}") from error
+        raise _unavailable("the store does not answer", error) from error
     isolation = {tag["Key"]: tag["Value"] for tag in tags}.get(ISOLATION)
     _expect(name, "keys", described["KeySchema"], table.key_schema)
     _expect(name, f"tag {ISOLATION}", isolation, table.isolation)
@@ -94,9 +94,16 @@ def warm_up(client: "DynamoDBClient", prefix: str = "") -> None:
         client.update_item(**requests.warm_up(f"{prefix}tasks").body)
     except ClientError as error:
         if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-            raise StoreUnavailable(f"the first conditional write failed: {error}") from error
+            raise _unavailable("the first conditional write failed", error) from error
     except BotoCoreError as error:
-        raise StoreUnavailable(f"the store does not answer: {error}") from error
+        raise _unavailable("the store does not answer", error) from error
+
+
+def _unavailable(what: str, error: ClientError | BotoCoreError) -> StoreUnavailable:
+    if isinstance(error, ClientError) and error.response["Error"]["Code"] in outcome.UNAUTHORIZED:
+        told = error.response["Error"]
+        return outcome.refused(told["Code"], told.get("Message", ""))
+    return StoreUnavailable(f"{what}: {tls.distrust(error) or error}")
 
 
 def definition(table: Table, prefix: str = "") -> dict[str, Any]:
