@@ -1,0 +1,160 @@
+"""Nodes that are none: small proxies before one engine, each at an address of its own."""
+
+import asyncio
+import json
+import ssl
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
+
+Check = Callable[[web.BaseRequest, bytes], str | None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request to the store, and the address that it came to."""
+
+    host: str
+    operation: str
+    body: Mapping[str, Any]
+
+
+@dataclass
+class Front:
+    """What the nodes do and saw.
+
+    listing: what `GET /localnodes` answers, as status and body. frozen: hosts that take requests
+    and never answer. check: the error code to answer a request with, None to let it pass.
+    """
+
+    engine: str
+    scheme: str
+    listing: tuple[int, bytes] = (200, json.dumps(HOSTS).encode())
+    check: Check = lambda request, body: None
+    port: int = 0
+    seen: list[Seen] = field(default_factory=list)
+    looks: Counter[str] = field(default_factory=Counter)
+    frozen: set[str] = field(default_factory=set)
+    tls: ssl.SSLContext | None = None
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    _runners: dict[str, web.ServerRunner] = field(default_factory=dict)
+
+    def url(self, host: str = HOSTS[0]) -> str:
+        return f"{self.scheme}://{host}:{self.port}"
+
+    def hosts_by_id(self) -> Mapping[str, set[str]]:
+        """To which hosts the conditional writes of each task went."""
+        hosts = defaultdict(set)
+        for seen in self.seen:
+            key = seen.body.get("Key") or seen.body.get("Item") or {}
+            if "ConditionExpression" in seen.body and "id" in key:
+                hosts[key["id"]["S"]].add(seen.host)
+        return hosts
+
+    def counts(self) -> Counter[str]:
+        return Counter(seen.host for seen in self.seen)
+
+    def start(self, host: str) -> None:
+        self.run(self._start(host))
+
+    def stop(self, host: str) -> None:
+        """Nobody listens there any more, and what was open is closed."""
+        self.run(self._runners.pop(host).cleanup())
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    async def _start(self, host: str) -> None:
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            return await self._handle(host, request)
+
+        runner = web.ServerRunner(web.Server(handle), shutdown_timeout=0.01)
+        await runner.setup()
+        await web.TCPSite(runner, host, self.port, ssl_context=self.tls).start()
+        self.port = self.port or runner.addresses[0][1]
+        self._runners[host] = runner
+
+    async def _handle(self, host: str, request: web.BaseRequest) -> web.StreamResponse:
+        body = await request.read()
+        if host in self.frozen:
+            await asyncio.sleep(60)
+        if request.path == "/localnodes":
+            self.looks[host] += 1
+            return web.Response(status=self.listing[0], body=self.listing[1])
+        operation = request.headers["X-Amz-Target"].rpartition(".")[2]
+        self.seen.append(Seen(host, operation, json.loads(body)))
+        if code := self.check(request, body):
+            error = {"__type": f"com.amazon.coral.service#{code}", "message": "no"}
+            return web.json_response(error, status=400)
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP}
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.post(self.engine, data=body, headers=headers) as answer,
+        ):
+            kept = {k: v for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP}
+            return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+
+    def serve(self) -> None:
+        self._loop.run_forever()
+
+    def end(self, thread: threading.Thread) -> None:
+        for host in list(self._runners):
+            self.stop(host)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        thread.join(10)
+        self._loop.close()
+
+
+@contextmanager
+def front(engine: str, *hosts: str, tls: ssl.SSLContext | None = None) -> Iterator[Front]:
+    """Nodes at these addresses, all at one port."""
+    nodes = Front(engine, "https" if tls else "http", tls=tls)
+    thread = threading.Thread(target=nodes.serve, daemon=True)
+    thread.start()
+    for host in hosts:
+        nodes.start(host)
+    yield nodes
+    nodes.end(thread)
+
+
+def signature_check(user: str, secret: str) -> Check:
+    """As Alternator with authorization: the signature is computed again, from what came."""
+
+    def check(request: web.BaseRequest, body: bytes) -> str | None:
+        words = request.headers.get("Authorization", "").replace(",", " ").split()
+        given = dict(word.split("=", 1) for word in words if "=" in word)
+        if "Credential" not in given:
+            return "MissingAuthenticationTokenException"
+        name, day, region, service, _ = given["Credential"].rsplit("/", 4)
+        if name != user:
+            return "UnrecognizedClientException"
+        names = given["SignedHeaders"].split(";")
+        again = AWSRequest(
+            "POST",
+            f"http://{request.headers['Host']}/",
+            data=body,
+            headers={name: request.headers[name] for name in names},
+        )
+        again.context["timestamp"] = request.headers["X-Amz-Date"]
+        signer = SigV4Auth(Credentials(user, secret), service, region)
+        text = signer.string_to_sign(again, signer.canonical_request(again))
+        is_right = signer.signature(text, again) == given["Signature"] and "host" in names
+        return (
+            None
+            if is_right and text.split("\n")[2].startswith(day)
+            else ("InvalidSignatureException")
+        )
+
+    return check

@@ -1,0 +1,413 @@
+"""Several nodes, authorization and TLS, as both clients meet them."""
+
+import asyncio
+import json
+import logging
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from chalice.test import Client
+
+import app as entry
+from chalicelib import tick
+from chalicelib.alternator import store as alternator_store
+from chalicelib.alternator import tables
+from chalicelib.alternator.queue import AlternatorTaskQueue
+from chalicelib.alternator.requests import Request
+from chalicelib.alternator.store import AlternatorTaskStore
+from chalicelib.alternator.transport import Transport
+from chalicelib.api import Api
+from chalicelib.clock import SystemClock, pause
+from chalicelib.config import Settings
+from chalicelib.errors import InvalidSetting, StoreUnavailable
+from chalicelib.store import Hint
+from chalicelib.task import Task
+from tests.api_service import expect_error
+from tests.fakes import Ids, new_task
+from tests.front import HOSTS, Front, front, signature_check
+from tests.hostile_requests import JSON
+
+ROOT = Path(__file__).parent.parent
+REFRESH_S = 0.2
+CLOCK = SystemClock()
+IDS = Ids()
+
+pytestmark = pytest.mark.wall_clock
+
+
+@pytest.fixture
+def nodes(engine_url: str) -> Iterator[Front]:
+    with front(engine_url, *HOSTS) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def behind(client: Any, settings: Settings, nodes: Front) -> Settings:
+    """Settings for a client that knows one node only, with the tables created."""
+    return replace(settings, endpoints=(nodes.url(),))
+
+
+@pytest.fixture
+def store(client: Any, settings: Settings) -> AlternatorTaskStore:
+    """Straight to the engine."""
+    return AlternatorTaskStore(client, CLOCK, prefix=settings.table_prefix, shards=4)
+
+
+def create(store: AlternatorTaskStore, count: int) -> list[Task]:
+    now_ms = CLOCK.now_ms()
+    tasks = [new_task(IDS, send_ts_ms=now_ms, now_ms=now_ms) for _ in range(count)]
+    return [store.create(task) for task in tasks]
+
+
+def with_queue(settings: Settings, use: Callable[[AlternatorTaskQueue], Awaitable[Any]]) -> Any:
+    """What `use` returns, with a queue that looks at the nodes every 0.2 s."""
+
+    async def main() -> Any:
+        transport = Transport.open(settings, CLOCK, REFRESH_S)
+        queue = AlternatorTaskQueue(transport, CLOCK, prefix=settings.table_prefix, shards=4)
+        try:
+            await asyncio.sleep(REFRESH_S)
+            return await use(queue)
+        finally:
+            await queue.close()
+
+    return asyncio.run(main())
+
+
+async def work(queue: AlternatorTaskQueue, tasks: list[Task]) -> None:
+    """Claim each and give it back, all side by side."""
+
+    async def one(task: Task) -> None:
+        now_ms, until_s = CLOCK.now_ms(), CLOCK.monotonic_s() + 4.0
+        assert task.due_at_ms is not None
+        hint = Hint(task.due_at_ms, task.id, task.type)
+        held = await queue.claim(hint, claim=IDS(), processor="p", now_ms=now_ms, until_s=until_s)
+        assert isinstance(held, Task)
+        settled = held.completed("done", now_ms=now_ms)
+        assert await queue.settle(held, settled, until_s=until_s)
+
+    await asyncio.gather(*(one(task) for task in tasks))
+
+
+async def read(queue: AlternatorTaskQueue, count: int) -> None:
+    for _ in range(count):
+        await queue.heartbeats()
+
+
+# The processors' client
+
+
+def test_writes_of_a_task_go_to_one_node_and_those_of_all_to_all(
+    behind: Settings, nodes: Front, store: AlternatorTaskStore
+) -> None:
+    tasks = create(store, 60)
+    with_queue(behind, lambda queue: work(queue, tasks[:30]))
+    with_queue(behind, lambda queue: work(queue, tasks[30:]))
+    hosts = nodes.hosts_by_id()
+    assert len(hosts) == 60
+    assert {len(of_one) for of_one in hosts.values()} == {1}
+    assert set.union(*hosts.values()) == set(HOSTS)
+
+
+def test_reads_go_around(behind: Settings, nodes: Front) -> None:
+    with_queue(behind, lambda queue: read(queue, 30))
+    assert nodes.counts() == dict.fromkeys(HOSTS, 10)
+
+
+@pytest.mark.parametrize("how", ["closed", "frozen"])
+def test_another_node_takes_over_and_gives_back(
+    behind: Settings, nodes: Front, store: AlternatorTaskStore, how: str
+) -> None:
+    lost = HOSTS[1]
+    tasks = create(store, 60)
+
+    async def use(queue: AlternatorTaskQueue) -> None:
+        await work(queue, tasks[:20])
+        if how == "closed":
+            await asyncio.to_thread(nodes.stop, lost)
+        else:
+            nodes.frozen.add(lost)
+        await work(queue, tasks[20:40])
+        nodes.seen.clear()
+        started_s = CLOCK.monotonic_s()
+        await read(queue, 30)
+        assert CLOCK.monotonic_s() - started_s < 1.0, "it is passed over meanwhile"
+        assert nodes.counts().keys() == set(HOSTS) - {lost}
+        if how == "closed":
+            await asyncio.to_thread(nodes.start, lost)
+        else:
+            nodes.frozen.clear()
+        await asyncio.sleep(1.0 + 2 * REFRESH_S)
+        nodes.seen.clear()
+        await work(queue, tasks[40:])
+        assert lost in set.union(*nodes.hosts_by_id().values())
+        assert {len(hosts) for hosts in nodes.hosts_by_id().values()} == {1}
+
+    with_queue(behind, use)
+
+
+def test_seed_that_is_closed_is_replaced_by_what_was_learnt(behind: Settings, nodes: Front) -> None:
+    async def use(queue: AlternatorTaskQueue) -> None:
+        await read(queue, 3)
+        await asyncio.to_thread(nodes.stop, HOSTS[0])
+        await read(queue, 30)
+
+    with_queue(behind, use)
+    assert nodes.counts()[HOSTS[1]] > 10
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        (404, b"<UnknownOperationException/>"),
+        (200, b"[]"),
+        (200, b"{}"),
+        (200, b"null"),
+        (200, b"7"),
+        (200, b'"127.0.0.9"'),
+        (200, b'["/etc", 7]'),
+        (200, b"["),
+        (200, b""),
+        (503, b"\xff"),
+        (200, b'["127.0.0.9"]'),
+    ],
+)
+def test_without_a_list_the_seeds_are_used(
+    behind: Settings, nodes: Front, listing: tuple[int, bytes]
+) -> None:
+    nodes.listing = listing
+    seeds = replace(behind, endpoints=(nodes.url(HOSTS[0]), nodes.url(HOSTS[1])))
+    with_queue(seeds, lambda queue: read(queue, 20))
+    assert nodes.counts() == dict.fromkeys(HOSTS[:2], 10)
+
+
+def test_list_may_change(behind: Settings, nodes: Front) -> None:
+    async def use(queue: AlternatorTaskQueue) -> None:
+        await read(queue, 9)
+        nodes.listing = (200, json.dumps(HOSTS[1:]).encode())
+        await asyncio.sleep(3 * REFRESH_S)
+        nodes.seen.clear()
+        await read(queue, 20)
+        assert nodes.counts() == dict.fromkeys(HOSTS[1:], 10)
+        nodes.listing = (200, b"[]")
+        await asyncio.sleep(3 * REFRESH_S)
+        await read(queue, 20)
+        assert nodes.counts() == dict.fromkeys(HOSTS[1:], 20), "the last list stands"
+
+    with_queue(behind, use)
+
+
+def test_looks_are_few_and_end(behind: Settings, nodes: Front) -> None:
+    started_s = CLOCK.monotonic_s()
+    with_queue(behind, lambda queue: asyncio.sleep(5 * REFRESH_S))
+    looks = nodes.looks.total()
+    passed_s = CLOCK.monotonic_s() - started_s
+    first = len(HOSTS)
+    assert 3 + first <= looks <= 1 + first + passed_s / REFRESH_S
+    pause(3 * REFRESH_S)
+    assert nodes.looks.total() == looks
+
+
+# The views' client
+
+
+def test_views_write_a_task_to_one_node_and_survive_the_loss_of_one(
+    behind: Settings, nodes: Front
+) -> None:
+    client = alternator_store.connect(behind)
+    store = AlternatorTaskStore(client, CLOCK, prefix=behind.table_prefix, shards=4)
+    for task in create(store, 12):
+        store.delete(task.id, now_ms=CLOCK.now_ms(), token=IDS())
+    hosts = nodes.hosts_by_id()
+    assert len(hosts) == 12
+    assert {len(of_one) for of_one in hosts.values()} == {1}
+    assert set.union(*hosts.values()) == set(HOSTS)
+    nodes.stop(HOSTS[1])
+    nodes.seen.clear()
+    tasks = create(store, 12)
+    assert [store.get(task.id) for task in tasks] == tasks
+    assert set.union(*nodes.hosts_by_id().values()) == {HOSTS[0], HOSTS[2]}
+    nodes.start(HOSTS[1])
+    nodes.seen.clear()
+    create(store, 12)
+    alternator_store.close(client)
+    assert set.union(*nodes.hosts_by_id().values()) == set(HOSTS)
+
+
+# Authorization
+
+
+WRONG = {"user": {"user": "nobody"}, "secret": {"secret": "wrong"}}
+
+
+@pytest.fixture
+def guarded(behind: Settings, nodes: Front) -> Settings:
+    nodes.check = signature_check("us/er+1", "s=cr&t/é")
+    return replace(behind, user="us/er+1", secret="s=cr&t/é")
+
+
+def test_both_clients_sign_as_the_store_checks(guarded: Settings, nodes: Front) -> None:
+    client = alternator_store.connect(guarded)
+    tables.verify(client, guarded.table_prefix)
+    store = AlternatorTaskStore(client, CLOCK, prefix=guarded.table_prefix, shards=4)
+    tasks = create(store, 5)
+    with_queue(guarded, lambda queue: work(queue, tasks))
+    assert [store.get(task.id).result for task in tasks] == ["done"] * 5
+    alternator_store.close(client)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_refused_credentials_are_told_at_once(guarded: Settings, nodes: Front, wrong: str) -> None:
+    settings = replace(guarded, **WRONG[wrong])
+    client = alternator_store.connect(settings)
+    store = AlternatorTaskStore(client, CLOCK, prefix=settings.table_prefix, shards=4)
+    task = new_task(IDS, send_ts_ms=CLOCK.now_ms())
+    said = "ALTERNATOR_USER and ALTERNATOR_SECRET"
+    for ask in (lambda: store.create(task), store.check):
+        nodes.seen.clear()
+        with pytest.raises(StoreUnavailable, match=said):
+            ask()
+        assert len(nodes.seen) == 1, "asked once, not again and again"
+    alternator_store.close(client)
+    nodes.seen.clear()
+    with pytest.raises(StoreUnavailable, match=said):
+        with_queue(settings, lambda queue: read(queue, 1))
+    assert len(nodes.seen) == 1
+
+
+def test_api_with_refused_credentials_is_unavailable_at_once(
+    guarded: Settings,
+    nodes: Front,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = alternator_store.connect(replace(guarded, secret="wrong"))
+    store = AlternatorTaskStore(client, CLOCK, prefix=guarded.table_prefix, shards=4)
+    api = Api(store, CLOCK, new_id=IDS)
+    monkeypatch.setattr(entry, "service", lambda: api)
+    body = json.dumps({"type": "Baz", "send_ts": "2030-01-01T00:00:00Z"}).encode()
+    response = Client(entry.app, project_dir=str(ROOT)).http.post("/task", headers=JSON, body=body)
+    expect_error(response, 503, "StoreUnavailable")
+    assert len(nodes.seen) == 1
+    assert "ALTERNATOR_USER and ALTERNATOR_SECRET" in caplog.text
+    alternator_store.close(client)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_worker_does_not_start_with_refused_credentials(
+    guarded: Settings, nodes: Front, wrong: str
+) -> None:
+    done = start_worker(replace(guarded, **WRONG[wrong]))
+    assert done.returncode == 2
+    assert done.stderr.count("ALTERNATOR_USER and ALTERNATOR_SECRET") == 1
+    assert "Traceback" not in done.stderr
+    assert len(nodes.seen) == 1
+
+
+def test_processor_whose_credentials_are_revoked_says_so_and_goes_on(
+    guarded: Settings, nodes: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    until_ms = CLOCK.now_ms() + 12_500
+    nodes.check = signature_check("another", "secret")
+    tick.run(lambda: until_ms - CLOCK.now_ms(), guarded, CLOCK)
+    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert any("ALTERNATOR_USER and ALTERNATOR_SECRET" in r.getMessage() for r in records)
+    assert not [record for record in records if record.exc_info]
+    assert len(nodes.seen) < 60
+
+
+def start_worker(settings: Settings) -> "subprocess.CompletedProcess[str]":
+    """Until it ends by itself, within 20 s."""
+    env = os.environ | {
+        "ALTERNATOR_ENDPOINTS": settings.endpoints[0],
+        "ALTERNATOR_USER": settings.user,
+        "ALTERNATOR_SECRET": settings.secret,
+        "ALTERNATOR_CA_FILE": settings.ca_file or "",
+        "TABLE_PREFIX": settings.table_prefix,
+    }
+    command = [sys.executable, "-m", "worker"]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=20)
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def secured(
+    client: Any, settings: Settings, engine_url: str, authority: trustme.CA, tmp_path: Path
+) -> Iterator[tuple[Settings, Front]]:
+    """Nodes with certificates for their addresses, and settings that trust who issued them."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*HOSTS).configure_cert(context)
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    with front(engine_url, *HOSTS, tls=context) as nodes:
+        yield replace(settings, endpoints=(nodes.url(),), ca_file=str(ca_file)), nodes
+
+
+def test_both_clients_speak_tls_with_all_nodes(secured: tuple[Settings, Front]) -> None:
+    settings, nodes = secured
+    client = alternator_store.connect(settings)
+    store = AlternatorTaskStore(client, CLOCK, prefix=settings.table_prefix, shards=4)
+    tasks = create(store, 12)
+    assert nodes.counts().keys() == set(HOSTS)
+    nodes.seen.clear()
+    with_queue(settings, lambda queue: work(queue, tasks))
+    assert nodes.counts().keys() == set(HOSTS)
+    assert [store.get(task.id).result for task in tasks] == ["done"] * 12
+    alternator_store.close(client)
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_certificate_of_somebody_else_is_named(
+    secured: tuple[Settings, Front], tmp_path: Path, has_file: bool
+) -> None:
+    settings, nodes = secured
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    settings = replace(settings, ca_file=str(other) if has_file else None)
+    client = alternator_store.connect(settings)
+    store = AlternatorTaskStore(client, CLOCK, prefix=settings.table_prefix, shards=4)
+    started_s = CLOCK.monotonic_s()
+    for ask in (lambda: create(store, 1), store.check):
+        with pytest.raises(StoreUnavailable, match="ALTERNATOR_CA_FILE"):
+            ask()
+    assert CLOCK.monotonic_s() - started_s < 5
+    alternator_store.close(client)
+
+    async def ask(queue: AlternatorTaskQueue) -> None:
+        with pytest.raises(StoreUnavailable, match="ALTERNATOR_CA_FILE"):
+            await queue.decide(Request("ListTables", {}), until_s=CLOCK.monotonic_s() + 0.5)
+
+    with_queue(settings, ask)
+    assert nodes.seen == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_file_without_certificates_is_refused(
+    secured: tuple[Settings, Front], tmp_path: Path, content: bytes | None
+) -> None:
+    settings, _ = secured
+    file = tmp_path / "odd.pem"
+    if content is not None:
+        file.write_bytes(content)
+    settings = replace(settings, ca_file=str(file))
+    with pytest.raises(InvalidSetting, match=r"ALTERNATOR_CA_FILE=.*odd\.pem"):
+        alternator_store.connect(settings)
+    with pytest.raises(InvalidSetting, match=r"ALTERNATOR_CA_FILE=.*odd\.pem"):
+        with_queue(settings, lambda queue: read(queue, 1))
+    done = start_worker(settings)
+    assert (done.returncode, done.stderr.count("ALTERNATOR_CA_FILE")) == (2, 1)
