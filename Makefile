@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run images test test-faults test-docker test-scylla chaos check clean packages engine
+.PHONY: help run images test test-faults test-docker test-scylla chaos bench charts check clean packages engine peers
 
 MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
@@ -33,14 +33,20 @@ test-scylla: packages ## Provision and examine the real cluster that ALTERNATOR_
 chaos: packages engine ## One long run under all faults: CHAOS_TASKS, CHAOS_SEED, CHAOS_SECONDS
 	@exec $(python) -m tests.faults.chaos
 
+bench: packages engine $(if $(PEERS),peers) ## Measure speed and cost: PEERS=1 beside celery and dramatiq, FULL=1 with a million tasks
+	@exec $(python) -m bench
+
+charts: peers ## Draw what `make bench PEERS=1` measured last into docs/
+	@exec .venv-bench/bin/python bench/charts.py .bench/latest.json docs
+
 check: packages ## Check format, lint, import rules and types
 	@$(python) -m ruff format --check .
 	@$(python) -m ruff check .
 	@$(python) -m mypy
 
 clean: ## Remove what was installed and cached; the tasks in .data stay
-	@rm -rf .venv node_modules .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-bench node_modules .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-packages engine:
+packages engine peers:
 	@exec sh local/install.sh $@

@@ -8,7 +8,6 @@ its heart, cleans up and sweeps.
 import asyncio
 import heapq
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -131,7 +130,7 @@ class Processor:
         self._unripe: dict[Hint, int] = {}
         self._heap: list[Entry] = []
         self._known: set[Hint] = set()
-        self._lingering: deque[tuple[float, Hint]] = deque()
+        self._lingering: list[tuple[float, Hint]] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_clock_off = False
@@ -297,16 +296,12 @@ class Processor:
         return hint not in self._known
 
     def _linger(self, hint: Hint, linger_s: float) -> None:
-        self._lingering.append((self._clock.monotonic_s() + linger_s, hint))
+        heapq.heappush(self._lingering, (self._clock.monotonic_s() + linger_s, hint))
 
     def _forget_lingering(self) -> None:
         now_s = self._clock.monotonic_s()
-        for _ in range(len(self._lingering)):
-            until_s, hint = self._lingering.popleft()
-            if until_s > now_s:
-                self._lingering.append((until_s, hint))
-            else:
-                self._known.discard(hint)
+        while self._lingering and self._lingering[0][0] <= now_s:
+            self._known.discard(heapq.heappop(self._lingering)[1])
 
     async def _all(self, steps: Iterable[Awaitable[None]]) -> None:
         """See every step through, then raise the first error."""

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Installs what this checkout needs, inside it: `local/install.sh packages` the Python packages,
-# `local/install.sh engine` the embedded engine. Nothing is done where nothing changed. The stamp
+# `local/install.sh engine` the embedded engine, `local/install.sh peers` what the benchmark compares
+# with and draws by, in a virtual environment of its own. Nothing is done where nothing changed. The stamp
 # of an installation is written last, so that one which was interrupted is done again.
 set -eu
 cd "$(dirname "$0")/.."
 exec >&2
 
 PYTHON=${PYTHON:-python3}
-VENV=.venv
 
 fail() {
     echo "install: $*"
@@ -32,20 +32,26 @@ check_python() {
         fail "$PYTHON cannot make virtual environments (Debian: apt-get install python3-venv)"
 }
 
-packages_wanted() {
-    "$VENV/bin/python" -V && cat requirements.txt requirements-dev.txt
+# What an environment was made from: venv, then files.
+wanted() {
+    venv=$1
+    shift
+    "$venv/bin/python" -V && cat "$@"
 }
 
+# Makes a virtual environment from the first of the files: venv, then files.
 install_packages() {
-    if [ -x "$VENV/bin/python" ] && packages_wanted | cmp -s - "$VENV/installed"; then
+    venv=$1
+    first=$2
+    if [ -x "$venv/bin/python" ] && wanted "$@" | cmp -s - "$venv/installed"; then
         return
     fi
     check_python
-    echo "install: Python packages into $VENV (this may take a minute) ..."
-    run "$PYTHON" -m venv --clear "$VENV" || fail "the virtual environment $VENV cannot be made"
-    run "$VENV/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        -r requirements-dev.txt || fail "pip could not install requirements-dev.txt"
-    packages_wanted >"$VENV/installed"
+    echo "install: Python packages into $venv (this may take a minute) ..."
+    run "$PYTHON" -m venv --clear "$venv" || fail "the virtual environment $venv cannot be made"
+    run "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        -r "$first" || fail "pip could not install $first"
+    wanted "$@" >"$venv/installed"
 }
 
 engine_is_here() {
@@ -75,7 +81,8 @@ install_engine() {
 }
 
 case ${1-} in
-packages) install_packages ;;
+packages) install_packages .venv requirements-dev.txt requirements.txt ;;
+peers) install_packages .venv-bench bench/requirements.txt ;;
 engine) install_engine ;;
-*) fail "say what: packages or engine" ;;
+*) fail "say what: packages, engine or peers" ;;
 esac

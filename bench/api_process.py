@@ -1,0 +1,141 @@
+"""`python -m bench.api_process create N | count N | cold`: the API in a process of its own.
+
+It calls `app(event, context)` as Lambda does, and prints what it measured as one line of JSON.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+BLOCK = 50
+SPREAD_MS = 300_000
+
+
+class Context:
+    """What Lambda gives beside the event, as far as Chalice looks at it."""
+
+    aws_request_id = "bench"
+
+
+def event(send_ts: str) -> dict[str, Any]:
+    """What API Gateway sends for POST /task."""
+    return {
+        "resource": "/task",
+        "path": "/task",
+        "httpMethod": "POST",
+        "headers": {"Content-Type": "application/json"},
+        "multiValueHeaders": {"Content-Type": ["application/json"]},
+        "queryStringParameters": None,
+        "multiValueQueryStringParameters": None,
+        "pathParameters": None,
+        "stageVariables": None,
+        "requestContext": {
+            "resourcePath": "/task",
+            "httpMethod": "POST",
+            "path": "/task",
+            "identity": {"sourceIp": "127.0.0.1"},
+        },
+        "body": json.dumps({"type": "Baz", "send_ts": send_ts}),
+        "isBase64Encoded": False,
+    }
+
+
+def shown(at_ms: int) -> str:
+    whole, ms = divmod(at_ms, 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{ms:03d}Z"
+
+
+def post(app: Any, at_ms: int) -> None:
+    answer = app(event(shown(at_ms)), Context())
+    if answer["statusCode"] != 201:
+        raise SystemExit(f"the API answered {answer}")
+
+
+def cold() -> None:
+    soon_ms = round(time.time() * 1000) + 3_600_000
+    started_s, started_cpu_s = time.perf_counter(), time.process_time()
+    import app
+
+    imported_s = time.perf_counter()
+    post(app.app, soon_ms)
+    ended_s = time.perf_counter()
+    show({
+        "import_ms": (imported_s - started_s) * 1000,
+        "request_ms": (ended_s - imported_s) * 1000,
+        "cpu_ms": (time.process_time() - started_cpu_s) * 1000,
+    })  # fmt: skip
+
+
+def count(creates: int) -> None:
+    """Create one task, then wait for a line, then create all."""
+    import app
+
+    now_ms = round(time.time() * 1000)
+    post(app.app, now_ms + SPREAD_MS)
+    show("ready")
+    sys.stdin.readline()
+    for number in range(creates):
+        post(app.app, now_ms + number * SPREAD_MS // creates)
+    show("done")
+    sys.stdin.readline()
+
+
+def create(creates: int) -> None:
+    """CPU milliseconds a create, and a bare create, block after block in turn."""
+    import app
+
+    now_ms = round(time.time() * 1000) + SPREAD_MS
+    for _ in range(BLOCK):
+        post(app.app, now_ms)
+        bare(app, now_ms)
+    found = []
+    for _ in range(max(1, creates // BLOCK)):
+        began_s = time.process_time()
+        for _ in range(BLOCK):
+            post(app.app, now_ms)
+        between_s = time.process_time()
+        bare_s = sum(bare(app, now_ms) for _ in range(BLOCK))
+        found.append(((between_s - began_s) / BLOCK * 1000, bare_s / BLOCK * 1000))
+    show({"cpu_ms": found})
+
+
+def bare(app: Any, at_ms: int) -> float:
+    """CPU seconds that the client takes to send the two requests of a create, made beforehand."""
+    import uuid
+
+    from chalicelib.alternator import requests, time_index
+    from chalicelib.task import Task
+
+    store = app.service().store
+    task = Task.new(
+        id=str(uuid.uuid4()),
+        type="Baz",
+        send_ts_ms=at_ms,
+        now_ms=at_ms,
+        token=str(uuid.uuid4()),
+    )
+    (rows,) = time_index.batches(store._indexes.rows(task))
+    put = requests.create(store._tasks, task)
+    began_s = time.process_time()
+    store._client.batch_write_item(**rows.body)
+    store._client.put_item(**put.body)
+    return time.process_time() - began_s
+
+
+def show(found: object) -> None:
+    print(json.dumps(found), flush=True)
+
+
+def main() -> None:
+    what, *numbers = sys.argv[1:]
+    if what == "cold":
+        cold()
+    elif what == "count":
+        count(int(numbers[0]))
+    else:
+        create(int(numbers[0]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Whether a task costs the same however many others lie in the tables."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from bench import drive, machine, proxy, seed
+from bench.drive import CLOCK, Options, Outcome
+from bench.machine import Broken, Engine
+from bench.report import Row, middle
+from chalicelib.task import Task
+
+SHARE = 10
+"""The size by default is so many times the tasks of a burst."""
+FULL_SIZE = 1_000_000
+BURST_SHARE = 5
+FLAT = 1.1
+IDLE_S = 8.0
+SETTLED_S = 2.0
+DAY_MS = 86_400_000
+
+
+def measure(options: Options) -> list[Row]:
+    """Engines on files, one a size, that take turns: each as many pending as finished tasks."""
+    sizes = [0, SHARE * options.tasks, *([FULL_SIZE] if options.full else [])]
+    count = max(1, options.tasks // BURST_SHARE)
+    drains: dict[int, list[Outcome]] = {size: [] for size in sizes}
+    polls: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+    with ExitStack() as stack:
+        folder = stack.enter_context(machine.folder())
+        engines = {
+            size: stack.enter_context(machine.engine(folder / f"{size}.db")) for size in sizes
+        }
+        seconds = {size: _fill(options, engines[size], size) for size in sizes}
+        for number in range(options.rounds):
+            for size, engine in engines.items():
+                with machine.turn(options.lock):
+                    drains[size].append(_drain(engine, count, number))
+                    polls[size].append(_poll(engine))
+    return [
+        _row(
+            "drain, growing",
+            "tasks a second of a burst, file engine",
+            "/s",
+            {size: [o.rate for o in outcomes] for size, outcomes in drains.items()},
+            {
+                "worker_us": {str(n): [o.worker_us for o in outs] for n, outs in drains.items()},
+                "engine_us": {str(n): [o.engine_us for o in outs] for n, outs in drains.items()},
+                "filled_s": {str(n): s for n, s in seconds.items()},
+            },
+            more_is_better=True,
+        ),
+        *(
+            _row(name, what, unit, {n: [p[key] for p in outs] for n, outs in polls.items()}, {})
+            for name, what, unit, key in (
+                ("poll cost, growing", "engine CPU of an idle worker", "ms/s", "engine_ms"),
+                ("polls, growing", "requests of an idle worker", "/s", "requests"),
+            )
+        ),
+    ]
+
+
+def _fill(options: Options, engine: Engine, size: int) -> float:
+    """Pending ones due over the next days, finished ones of the days before."""
+    started_s = time.monotonic()
+    now_ms = CLOCK.now_ms()
+    maker = seed.Maker(now_ms, seed=size)
+
+    def others() -> Iterator[Task]:
+        for number in range(size):
+            away_ms = DAY_MS // 4 + number * DAY_MS // max(1, size)
+            yield maker.task(now_ms + away_ms)
+            yield maker.finished(now_ms - away_ms)
+
+    with machine.turn(options.lock):
+        seed.put(engine.port, engine.settings, others())
+    return time.monotonic() - started_s
+
+
+def _drain(engine: Engine, count: int, number: int) -> Outcome:
+    lead_s = drive.BEFORE_S + 1 + count / drive.SEEDED_A_SECOND
+    for further in range(3):
+        try:
+            seed_ = 1 + 3 * number + further
+            return drive.run(engine, 1, count, lead_s=lead_s, maker_seed=seed_)
+        except drive.Late:
+            lead_s *= 2
+    raise Broken("seeding is too slow on this machine")
+
+
+def _poll(engine: Engine) -> dict[str, float]:
+    with (
+        proxy.counting(engine.port) as edge,
+        machine.workers(engine, 1, port=edge.port),
+    ):
+        time.sleep(SETTLED_S)
+        before, cpu_s, started_s = edge.now(), engine.cpu_s(), time.monotonic()
+        time.sleep(IDLE_S)
+        seconds = time.monotonic() - started_s
+        return {
+            "requests": (edge.now() - before).total() / seconds,
+            "engine_ms": (engine.cpu_s() - cpu_s) / seconds * 1000,
+        }
+
+
+def _row(
+    name: str,
+    what: str,
+    unit: str,
+    by_size: dict[int, list[float]],
+    details: dict[str, Any],
+    *,
+    more_is_better: bool = False,
+) -> Row:
+    middles = {size: middle(values) for size, values in by_size.items()}
+    most = max(middles)
+    figure, least = middles[most], middles[0]
+    ratio = figure / least if least else 1.0
+    return Row(
+        name=name,
+        what=f"{what}, beside {most:,} pending and {most:,} finished tasks",
+        figure=figure,
+        unit=unit,
+        goal="flat within 10 %",
+        met=ratio >= 1 / FLAT if more_is_better else ratio <= FLAT,
+        yardstick="beside none",
+        yardstick_figure=least,
+        note="; ".join(f"{size:,}: {value:.3g} {unit}" for size, value in middles.items()) + ".",
+        details={"by_size": {str(size): values for size, values in by_size.items()}, **details},
+    )

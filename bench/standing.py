@@ -1,0 +1,100 @@
+"""What a fleet costs that has nothing to do, and what a worker holds in memory."""
+
+import time
+
+from bench import machine, proxy, seed
+from bench.drive import CLOCK, Options
+from bench.machine import Broken
+from bench.report import Row
+
+FLEETS = (1, 4, 16)
+SETTLED_S = 6.0
+"""By then every processor knows the others."""
+IDLE_S = 12.0
+CONSTANT = 1.5
+LOOKAHEAD_S = 60.0
+FULL_S = 8.0
+MEMORY_MIB = 150.0
+
+
+def idle(options: Options) -> list[Row]:
+    """Requests a second of idle fleets, counted at the store's edge."""
+    rates: dict[int, dict[str, float]] = {}
+    cpu: dict[int, float] = {}
+    for size in FLEETS:
+        with (
+            machine.turn(options.lock),
+            machine.engine() as engine,
+            proxy.counting(engine.port) as edge,
+            machine.workers(engine, size, port=edge.port) as workers,
+        ):
+            time.sleep(SETTLED_S)
+            before, cpu_s, started_s = edge.now(), workers.cpu_s(), time.monotonic()
+            time.sleep(IDLE_S)
+            seconds = time.monotonic() - started_s
+            counts = edge.now() - before
+            rates[size] = {action: count / seconds for action, count in counts.items()}
+            cpu[size] = (workers.cpu_s() - cpu_s) / seconds * 1000
+    totals = {size: sum(by_action.values()) for size, by_action in rates.items()}
+    least, most = min(FLEETS), max(FLEETS)
+    shown = "; ".join(
+        f"{size}: {totals[size]:.1f}/s, {cpu[size]:.0f} ms CPU/s" for size in FLEETS
+    )
+    return [
+        Row(
+            name="idle fleet",
+            what=f"store requests a second of {most} idle processes, default SHARDS",
+            figure=totals[most],
+            unit="/s",
+            goal=f"<= {CONSTANT} x of {least}",
+            met=totals[most] <= CONSTANT * totals[least],
+            yardstick=f"{least} process",
+            yardstick_figure=totals[least],
+            note=f"By fleet: {shown}.",
+            details={
+                "requests_a_second": {str(size): rate for size, rate in rates.items()},
+                "cpu_ms_a_second": {str(size): ms for size, ms in cpu.items()},
+            },
+        )
+    ]
+
+
+def memory(options: Options) -> list[Row]:
+    """Of one worker (supervisor and process) that has read all the tasks of a burst ahead."""
+    with machine.turn(options.lock), machine.engine() as engine:
+        empty = _memory(engine, 0)
+        full = _memory(engine, options.tasks)
+    return [
+        Row(
+            name="worker memory",
+            what=f"PSS of a worker, all its processes, with {options.tasks} tasks in its heap",
+            figure=full["pss"],
+            unit="MiB",
+            goal=f"< {MEMORY_MIB:.0f}",
+            met=full["pss"] < MEMORY_MIB,
+            yardstick="none in its heap",
+            yardstick_figure=empty["pss"],
+            note=f"RSS, where shared pages count for each process: {full['rss']:.0f} MiB.",
+            details={"full": full, "empty": empty},
+        )
+    ]
+
+
+def _memory(engine: machine.Engine, count: int) -> dict[str, float]:
+    """The tasks lie within a long lookahead, and are due after the worker has ended."""
+    now_ms = CLOCK.now_ms()
+    maker = seed.Maker(now_ms)
+    due_ms = now_ms + round((LOOKAHEAD_S - 1) * 1000)
+    with proxy.counting(engine.port) as edge:
+        env = {"LOOKAHEAD_S": str(LOOKAHEAD_S)}
+        with machine.workers(engine, 1, port=edge.port, **env) as workers:
+            seed.put(engine.port, engine.settings, (maker.task(due_ms) for _ in range(count)))
+            time.sleep(FULL_S)
+            pids = workers.pids()
+            if CLOCK.now_ms() >= due_ms:
+                raise Broken("seeding is too slow on this machine")
+            return {
+                "pss": sum(machine.memory_mib(pid, "Pss") for pid in pids),
+                "rss": sum(machine.memory_mib(pid, "Rss") for pid in pids),
+                "processes": float(len(pids)),
+            }
