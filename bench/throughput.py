@@ -44,7 +44,8 @@ def measure(options: Options) -> list[Row]:
 def _ceiling(options: Options, *, cleaning: bool) -> float:
     """Tasks a second of the leanest client, the best of its settings."""
     return max(
-        _lean(options, processes, connections, cleaning) for processes, connections in SETTINGS_TRIED
+        _lean(options, processes, connections, cleaning)
+        for processes, connections in SETTINGS_TRIED
     )
 
 
