@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import io
 import logging
 import os
 import signal
@@ -73,6 +74,8 @@ def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) 
     lines = os.dup(1)
     # Whatever a handler or a library prints must not get between the lines.
     os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     clock = SystemClock()
     record = Ledger(ledger, clock) if ledger else no_record
     attempts = partial(Attempts.of, settings, clock=clock, emit=LinePrinter(lines), record=record)
