@@ -242,6 +242,20 @@ def test_views_write_a_task_to_one_node_and_survive_the_loss_of_one(
     assert set.union(*nodes.hosts_by_id().values()) == set(HOSTS)
 
 
+def test_both_clients_write_a_task_to_the_same_node(behind: Settings, nodes: Front) -> None:
+    client = alternator_store.connect(behind)
+    store = AlternatorTaskStore(client, CLOCK, prefix=behind.table_prefix, shards=4)
+    tasks = create(store, 30)
+    with_queue(behind, lambda queue: work(queue, tasks))
+    for task in tasks:
+        store.delete(task.id, now_ms=CLOCK.now_ms(), token=IDS())
+    alternator_store.close(client)
+    hosts = nodes.hosts_by_id()
+    assert len(hosts) == 30
+    assert {len(of_one) for of_one in hosts.values()} == {1}
+    assert set.union(*hosts.values()) == set(HOSTS)
+
+
 # Authorization
 
 

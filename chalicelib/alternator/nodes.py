@@ -10,7 +10,7 @@ import contextlib
 import ipaddress
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 import orjson
@@ -41,6 +41,7 @@ class Peer:
     ) -> None:
         """fallen: set when it stops to answer."""
         self.endpoint = endpoint
+        self.address = urlsplit(endpoint).hostname or ""
         self.is_down = is_down
         self._fallen = fallen
         self._node = Node(endpoint, context)
@@ -106,12 +107,20 @@ class Nodes:
         self._peers = self._seeds
         self._watching = asyncio.create_task(self._watch())
 
-    def choose(self, turn: int, attempt: int) -> Peer:
-        """The node for a turn: the same one for as long as it answers; each attempt another."""
+    def choose(self, turn: int) -> Peer:
+        """A node that answers: with each turn the next."""
         for peers in (self._peers, self._seeds):
             if up := [peer for peer in _rotated(peers, turn) if not peer.is_down]:
+                return up[0]
+        return _rotated(self._seeds, turn)[0]
+
+    def choose_for(self, key: str, attempt: int) -> Peer:
+        """The node for writes of a key: the same one for as long as it answers, and the one that
+        the views' client chooses. Each attempt takes another."""
+        for peers in (self._peers, self._seeds):
+            if up := [peer for peer in _planned(peers, key) if not peer.is_down]:
                 return up[attempt % len(up)]
-        return _rotated(self._seeds, turn + attempt)[0]
+        return [*_planned(self._seeds, key)][attempt % len(self._seeds)]
 
     async def close(self) -> None:
         self._watching.cancel()
@@ -170,6 +179,20 @@ class Nodes:
             return []
         names = (str(host) if host.version == 4 else f"[{host}]" for host in hosts)
         return sorted(f"{seed.scheme}://{name}{port}" for name in names)
+
+
+def _planned(peers: Sequence[Peer], key: str) -> Iterator[Peer]:
+    """In the order in which ScyllaDB's clients try nodes for a partition key of type S."""
+    if len(peers) == 1:
+        return iter(peers)
+    # Imported here: it takes a while, and a single node does not owe it.
+    from alternator.core.hashing import hash_attribute_value
+    from alternator.core.query_plan import LazyQueryPlan
+
+    plan = LazyQueryPlan(
+        sorted({peer.address for peer in peers}), seed=hash_attribute_value("S", key)
+    )
+    return (peer for address in plan for peer in peers if peer.address == address)
 
 
 def _rotated(peers: Sequence[Peer], turn: int) -> Sequence[Peer]:

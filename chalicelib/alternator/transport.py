@@ -1,7 +1,6 @@
 """Signed requests to the nodes of the store, asynchronous, one try a call."""
 
 import asyncio
-import zlib
 from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import Any, Self
@@ -46,8 +45,10 @@ class Transport:
 
         key: partition key of a conditional write. attempt: each further one takes another node.
         """
-        turn = next(self._turns) if key is None else zlib.crc32(key.encode())
-        peer = self._nodes.choose(turn, attempt)
+        if key is None:
+            peer = self._nodes.choose(next(self._turns))
+        else:
+            peer = self._nodes.choose_for(key, attempt)
         body = orjson.dumps(request.body)
         sent_ms = self._clock.now_ms()
         try:
