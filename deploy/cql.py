@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
-from chalicelib.errors import SchedulerError
+from chalicelib.errors import InvalidSetting, SchedulerError
 from deploy.options import Options
 
 TIMEOUT_S = 10.0
@@ -36,7 +36,7 @@ class DriverCql:
 
     @classmethod
     def connect(cls, options: Options) -> Self:
-        """Raises CqlFailed if no node lets us in."""
+        """Raises CqlFailed if no node lets us in, InvalidSetting for a CA file without any."""
         # Imported here: it takes a while, and a dry run needs none of it.
         from cassandra import DriverException
         from cassandra.auth import PlainTextAuthProvider
@@ -58,7 +58,7 @@ class DriverCql:
             row_factory=dict_factory,
             request_timeout=TIMEOUT_S,
         )
-        context = ssl.create_default_context(cafile=options.ca_file) if options.cql_tls else None
+        context = _context(options.ca_file) if options.cql_tls else None
         cluster = Cluster(
             list(options.cql_hosts),
             port=options.cql_port,
@@ -83,15 +83,27 @@ class DriverCql:
     def rows(self, statement: str, *, node: str | None = None) -> Sequence[Row]:
         from cassandra import DriverException, RequestExecutionException
         from cassandra.cluster import NoHostAvailable
+        from cassandra.protocol import ErrorMessage
 
+        # A server's error that the driver has no class for comes as the message it is.
+        failures = DriverException, RequestExecutionException, NoHostAvailable, ErrorMessage
         hosts = {host.address: host for host in self._cluster.metadata.all_hosts()}
         try:
             found = self._session.execute(statement, host=hosts[node] if node else None)
-        except (DriverException, RequestExecutionException, NoHostAvailable, KeyError) as error:
+        except (*failures, KeyError) as error:
             # A statement can hold a password: only its first words are told.
             words = " ".join(statement.split()[:2])
             raise CqlFailed(f"{words} … failed: {_causes(error)}") from error
         return list(found)
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise InvalidSetting(
+            f"ALTERNATOR_CA_FILE={ca_file!r}: expected a PEM file of certificates: {error}"
+        ) from error
 
 
 def _causes(error: Exception) -> str:

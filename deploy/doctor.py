@@ -64,7 +64,7 @@ def examine(
         yield Finding(f"CQL: {error}", mend)
         return
     checks: list[Callable[[Options, Cql], Iterator[Finding]]] = [
-        _up, _racks, _replication, _table_options, _paxos, _large_partitions, _role,
+        _up, _versions, _racks, _replication, _table_options, _paxos, _large_partitions, _role,
     ]  # fmt: skip
     for check in checks:
         try:
@@ -112,13 +112,18 @@ def _up(options: Options, cql: Cql) -> Iterator[Finding]:
             yield Finding(f"{text}, down", "start it, or remove it from the cluster")
 
 
+def _versions(options: Options, cql: Cql) -> Iterator[Finding]:
+    found = {
+        str(row["version"]) for node in cql.nodes() for row in cql.rows(plan.version(), node=node)
+    }
+    if len(found) == 1:
+        yield Finding(f"version {found.pop()} on all nodes")
+    else:
+        yield Finding(f"versions {', '.join(sorted(found)) or 'unknown'}", "end the upgrade")
+
+
 def _racks(options: Options, cql: Cql) -> Iterator[Finding]:
     rows = [*cql.rows(plan.topology()), *cql.rows(plan.peers())]
-    versions = sorted({str(row["release_version"]) for row in rows})
-    if len(versions) == 1:
-        yield Finding(f"version {versions[0]} on all nodes")
-    else:
-        yield Finding(f"versions {', '.join(versions)}", "end the upgrade")
     centers = sorted({str(row["data_center"]) for row in rows})
     for center in centers:
         racks = sorted({str(row["rack"]) for row in rows if row["data_center"] == center})

@@ -130,11 +130,16 @@ def checked_role(name: str) -> str:
 
 
 def topology() -> str:
-    return "SELECT data_center, rack, release_version, rpc_address FROM system.local"
+    return "SELECT data_center, rack, rpc_address FROM system.local"
 
 
 def peers() -> str:
-    return "SELECT peer, data_center, rack, release_version, rpc_address FROM system.peers"
+    return "SELECT peer, data_center, rack, rpc_address FROM system.peers"
+
+
+def version() -> str:
+    """Of the node that is asked. `release_version` is that of the Cassandra it stands in for."""
+    return "SELECT version FROM system.versions WHERE key = 'local'"
 
 
 def status() -> str:

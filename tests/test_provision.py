@@ -45,6 +45,7 @@ class FakeCql:
     grants: dict[str, set[str]] = field(default_factory=dict)
     large: list[Row] = field(default_factory=list)
     down: tuple[str, ...] = ()
+    versions: dict[str | None, str] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
 
     def nodes(self) -> Sequence[str]:
@@ -59,6 +60,10 @@ class FakeCql:
         answers: list[tuple[str, Callable[[re.Match[str]], list[Row]]]] = [
             (r"SELECT .* FROM system\.local$", lambda _: self._nodes()[:1]),
             (r"SELECT .* FROM system\.peers$", lambda _: self._nodes()[1:]),
+            (
+                r"SELECT version FROM system\.versions WHERE key = 'local'$",
+                lambda _: [{"version": self.versions.get(node, "2026.1.11")}],
+            ),
             (r"SELECT .* FROM system\.cluster_status$", lambda _: self._status()),
             (r"SELECT .* FROM system_schema\.keyspaces WHERE .*'(.*)'$", self._keyspace),
             (r"SELECT .* FROM system_schema\.tables WHERE .*_tasks'$", self._tables),
@@ -76,10 +81,7 @@ class FakeCql:
         raise AssertionError(f"a statement that nobody knows: {statement}")
 
     def _nodes(self) -> list[Row]:
-        return [
-            {"data_center": "dc1", "rack": rack, "release_version": "3.0.8", "rpc_address": "x"}
-            for rack in self.racks
-        ]
+        return [{"data_center": "dc1", "rack": rack, "rpc_address": "x"} for rack in self.racks]
 
     def _status(self) -> list[Row]:
         return [
@@ -349,6 +351,11 @@ def test_table_that_is_missing_is_found(site: Site) -> None:
             "start",
         ),
         (lambda s: setattr(s.cql, "factor", "1"), "replicas of", "expected 3"),
+        (
+            lambda s: s.cql.versions.update({ADDRESSES[2]: "2026.2.5"}),
+            "versions 2026.1.11, 2026.2.5",
+            "end the upgrade",
+        ),
         (lambda s: setattr(s.cql, "racks", ("r1", "r1", "r1")), "racks r1", "racks of their own"),
         (lambda s: s.cql.options.clear(), "tombstones of", "tombstone_gc = {'mode': 'timeout'}"),
         (lambda s: s.cql.grants.popitem(), "grants of scheduler", "grants MODIFY, SELECT"),
@@ -419,6 +426,32 @@ def test_driver_says_where_nobody_answers() -> None:
     with pytest.raises(CqlFailed, match=rf"127\.0\.0\.1:{port} cannot be used") as raised:
         DriverCql.connect(options)
     assert "pw" not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", ["SyntaxException", "ConfigurationException", "ServerError"])
+def test_driver_turns_every_error_of_a_server_into_its_own(error: str) -> None:
+    from cassandra import protocol
+
+    class Session:
+        def execute(self, statement: str, host: object) -> list[Row]:
+            raise getattr(protocol, error)(0x2000, "not understood", None)
+
+    class Metadata:
+        def all_hosts(self) -> list[object]:
+            return []
+
+    class Cluster:
+        metadata = Metadata()
+
+    with pytest.raises(CqlFailed, match=r"^CREATE ROLE … failed: .*not understood") as raised:
+        DriverCql(Cluster(), Session()).rows("CREATE ROLE x WITH PASSWORD = 'pw'")
+    assert "pw" not in str(raised.value)
+
+
+def test_file_without_certificates_is_refused(tmp_path: Path) -> None:
+    env = {"ALTERNATOR_CA_FILE": str(tmp_path / "none.pem")}
+    with pytest.raises(InvalidSetting, match="ALTERNATOR_CA_FILE="):
+        DriverCql.connect(Options.of(given("--cql-tls"), env))
 
 
 def test_command_tells_what_is_wrong(
