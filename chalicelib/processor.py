@@ -186,7 +186,7 @@ class Processor:
 
     async def _poll(self) -> None:
         """Read the own shards' hints that come due within the lookahead into the heap."""
-        own = self._own_shards()
+        own = [shard for shard, owner in self._owners().items() if owner == self.id]
         self._scans = {shard: self._scans.get(shard, Scan()) for shard in own}
         self._forget_lingering()
         await self._all(self._poll_shard(shard, self._scans[shard]) for shard in own)
@@ -215,10 +215,11 @@ class Processor:
             spread = self._rng.uniform(0.9, 1.1)
             scan.full_at_s = self._clock.monotonic_s() + FULL_SCAN_INTERVAL_S * spread
 
-    def _own_shards(self) -> list[int]:
+    def _owners(self) -> dict[int, str]:
+        """The processor that owns each shard, by what is known of the fleet now."""
         live = self._fleet.live(self._clock.monotonic_s())
-        owners = fleet.nearest(self._shards, live)
-        return [shard for shard in self._shards if owners[shard][0] == self.id]
+        nearest = fleet.nearest(self._shards, live)
+        return {shard: nearest[shard][0] for shard in self._shards}
 
     async def _look_at_foreign(self) -> None:
         """With places free, take what others left overdue, after a look at the tasks.
@@ -228,13 +229,15 @@ class Processor:
         """
         if self._free() <= 0 or self._is_ready_now():
             return
-        now_ms, own = self._clock.now_ms(), set(self._own_shards())
+        now_ms = self._clock.now_ms()
         self._unripe = {hint: at_ms for hint, at_ms in self._unripe.items() if at_ms > now_ms}
         fresh = self._fleet.live(self._clock.monotonic_s(), fleet.FRESH_FOR_S)
         near = fleet.nearest(self._shards, fresh, FOREIGN_NEAREST)
-        mine = [shard for shard in self._shards if shard not in own and self.id in near[shard]]
-        owners = fleet.nearest(self._shards, self._fleet.live(self._clock.monotonic_s()))
-        await self._all(self._look_at_shard(shard, owners[shard][0] in fresh) for shard in mine)
+        await self._all(
+            self._look_at_shard(shard, owner in fresh)
+            for shard, owner in self._owners().items()
+            if owner != self.id and self.id in near[shard]
+        )
 
     async def _look_at_shard(self, shard: int, has_owner: bool) -> None:
         """Mostly a little back from now; from the very beginning every 10 s, and at first.

@@ -1,11 +1,11 @@
 """CQL, by cassandra-driver: what the DynamoDB API cannot say."""
 
 import logging
-import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
-from chalicelib.errors import InvalidSetting, SchedulerError
+from chalicelib.alternator import tls
+from chalicelib.errors import SchedulerError
 from deploy.options import Options
 
 TIMEOUT_S = 10.0
@@ -58,7 +58,7 @@ class DriverCql:
             row_factory=dict_factory,
             request_timeout=TIMEOUT_S,
         )
-        context = _context(options.ca_file) if options.cql_tls else None
+        context = tls.trusting(options.ca_file) if options.cql_tls else None
         cluster = Cluster(
             list(options.cql_hosts),
             port=options.cql_port,
@@ -95,15 +95,6 @@ class DriverCql:
             words = " ".join(statement.split()[:2])
             raise CqlFailed(f"{words} … failed: {_causes(error)}") from error
         return list(found)
-
-
-def _context(ca_file: str | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise InvalidSetting(
-            f"ALTERNATOR_CA_FILE={ca_file!r}: expected a PEM file of certificates: {error}"
-        ) from error
 
 
 def _causes(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """What is wrong with a cluster, and how to mend it. Reads only."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from chalicelib.alternator import tables
@@ -12,7 +12,7 @@ from deploy.cql import Cql, CqlFailed, Row
 from deploy.nodes import Nodes, described, is_whole
 from deploy.options import Options
 from deploy.provision import described as create_statement
-from deploy.provision import granted
+from deploy.provision import granted, racks_by_center, replicas
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -48,7 +48,7 @@ def examine(
 ) -> Iterator[Finding]:
     """client, cql: connect when it is their turn; what cannot be reached is a finding."""
     listed = nodes.listed_by()
-    yield from _nodes(options, nodes)
+    yield from _nodes(options, nodes, listed)
     if any(listed.values()):
         try:
             connected = client()
@@ -73,8 +73,9 @@ def examine(
             yield Finding(str(error), "this could not be looked at: see what it says")
 
 
-def _nodes(options: Options, nodes: Nodes) -> Iterator[Finding]:
-    listed = nodes.listed_by()
+def _nodes(
+    options: Options, nodes: Nodes, listed: Mapping[str, Sequence[str] | None]
+) -> Iterator[Finding]:
     if is_whole(listed, options.nodes):
         yield Finding(f"{options.nodes} nodes, each lists all")
     else:
@@ -123,10 +124,7 @@ def _versions(options: Options, cql: Cql) -> Iterator[Finding]:
 
 
 def _racks(options: Options, cql: Cql) -> Iterator[Finding]:
-    rows = [*cql.rows(plan.topology()), *cql.rows(plan.peers())]
-    centers = sorted({str(row["data_center"]) for row in rows})
-    for center in centers:
-        racks = sorted({str(row["rack"]) for row in rows if row["data_center"] == center})
+    for center, racks in racks_by_center(cql).items():
         text = f"data center {center}: racks {', '.join(racks)}"
         if len(racks) == plan.factor_for(options.nodes) or options.nodes < plan.FACTOR:
             yield Finding(text)
@@ -139,8 +137,7 @@ def _replication(options: Options, cql: Cql) -> Iterator[Finding]:
     wanted = plan.factor_for(options.nodes)
     for table in TABLES:
         name = options.prefix + table.name
-        rows = cql.rows(plan.replication(options.prefix, table))
-        factors = plan.factors_of(rows[0]["replication"]) if rows else {}
+        factors = replicas(options, cql, table)
         text = f"replicas of {name}: {factors}"
         if set(factors.values()) == {wanted}:
             yield Finding(text)

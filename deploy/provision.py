@@ -1,14 +1,15 @@
 """Makes a cluster fit for the service. What is as it should be is left alone."""
 
+import itertools
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.alternator import tables
-from chalicelib.alternator.tables import TABLES
+from chalicelib.alternator.tables import TABLES, Table
 from chalicelib.clock import Sleep
 from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
 from deploy import plan
@@ -71,25 +72,35 @@ def by_cql(options: Options, cql: Cql, say: Say) -> None:
 def _verify_replication(options: Options, cql: Cql) -> None:
     wanted = plan.factor_for(options.nodes)
     for table in TABLES:
-        rows = cql.rows(plan.replication(options.prefix, table))
-        factors = plan.factors_of(rows[0]["replication"]) if rows else {}
+        factors = replicas(options, cql, table)
         if set(factors.values()) != {wanted}:
             raise StoreMismatch(
                 f"table {options.prefix}{table.name} has replicas {factors}, expected {wanted} in"
                 " each data center: it was created when fewer nodes were known. Drop it while it"
                 " is empty, or alter its keyspace and repair, then provision again"
             )
-    racks = {
-        (row["data_center"], row["rack"])
-        for row in [*cql.rows(plan.topology()), *cql.rows(plan.peers())]
-    }
-    for center in {center for center, _ in racks}:
-        count = sum(center == other for other, _ in racks)
-        if wanted == plan.FACTOR and count != wanted:
+    for center, racks in racks_by_center(cql).items():
+        if wanted == plan.FACTOR and len(racks) != wanted:
             raise Unprovisioned(
-                f"data center {center} has {count} racks, expected {wanted}: the loss of one rack"
-                " would take more than one replica. Give each node its rack before it joins"
+                f"data center {center} has {len(racks)} racks, expected {wanted}: the loss of one"
+                " rack would take more than one replica. Give each node its rack before it joins"
             )
+
+
+def replicas(options: Options, cql: Cql, table: Table) -> Mapping[str, int]:
+    """How often a table is kept, by data center; empty if there is no such table."""
+    rows = cql.rows(plan.replication(options.prefix, table))
+    return plan.factors_of(rows[0]["replication"]) if rows else {}
+
+
+def racks_by_center(cql: Cql) -> Mapping[str, Sequence[str]]:
+    """The racks of each data center, both sorted."""
+    rows = [*cql.rows(plan.topology()), *cql.rows(plan.peers())]
+    places = sorted({(str(row["data_center"]), str(row["rack"])) for row in rows})
+    return {
+        center: [rack for _, rack in group]
+        for center, group in itertools.groupby(places, key=lambda place: place[0])
+    }
 
 
 def described(cql: Cql, statement: str) -> str:

@@ -35,13 +35,15 @@ class Seen:
 class Front:
     """What the nodes do and saw.
 
-    listing: what `GET /localnodes` answers, as status and body. frozen: hosts that take requests
+    listing: what `GET /localnodes` answers, as status and body; lists: which addresses a host
+    answers with instead. frozen: hosts that take requests
     and never answer. check: the error code to answer a request with, None to let it pass.
     """
 
     engine: str
     scheme: str
     listing: tuple[int, bytes] = (200, json.dumps(HOSTS).encode())
+    lists: dict[str, list[str]] = field(default_factory=dict)
     check: Check = lambda request, body: None
     port: int = 0
     seen: list[Seen] = field(default_factory=list)
@@ -92,7 +94,11 @@ class Front:
             await asyncio.sleep(60)
         if request.path == "/localnodes":
             self.looks[host] += 1
+            if host in self.lists:
+                return web.json_response(self.lists[host])
             return web.Response(status=self.listing[0], body=self.listing[1])
+        if request.method == "GET":
+            return web.Response(text="healthy")
         operation = request.headers["X-Amz-Target"].rpartition(".")[2]
         self.seen.append(Seen(host, operation, json.loads(body)))
         if code := self.check(request, body):

@@ -25,7 +25,7 @@ from deploy.options import Options
 from deploy.provision import Unprovisioned
 from tests.cluster import ROOT
 from tests.conftest import free_port
-from tests.nodes import ADDRESSES, Node, cluster
+from tests.front import HOSTS, Front, front
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -49,7 +49,7 @@ class FakeCql:
     sent: list[str] = field(default_factory=list)
 
     def nodes(self) -> Sequence[str]:
-        return ADDRESSES
+        return HOSTS
 
     @property
     def changes(self) -> list[str]:
@@ -86,7 +86,7 @@ class FakeCql:
     def _status(self) -> list[Row]:
         return [
             {"peer": node, "dc": "dc1", "up": node not in self.down, "status": "NORMAL"}
-            for node in ADDRESSES
+            for node in HOSTS
         ]
 
     def _keyspace(self, match: re.Match[str]) -> list[Row]:
@@ -124,7 +124,7 @@ class Site:
     """A cluster to provision. said: what the operator saw."""
 
     options: Options
-    nodes: list[Node]
+    nodes: Front
     client: "DynamoDBClient"
     cql: FakeCql = field(default_factory=FakeCql)
     said: list[str] = field(default_factory=list)
@@ -158,8 +158,8 @@ def given(*words: str) -> argparse.Namespace:
 
 @pytest.fixture
 def site(engine_url: str, settings: Settings, raw_client: "DynamoDBClient") -> Iterator[Site]:
-    with cluster(engine_url) as (url, nodes):
-        env = {"ALTERNATOR_ENDPOINTS": url, "TABLE_PREFIX": settings.table_prefix}
+    with front(engine_url, *HOSTS) as nodes:
+        env = {"ALTERNATOR_ENDPOINTS": nodes.url(), "TABLE_PREFIX": settings.table_prefix}
         yield Site(Options.of(given(), env), nodes, raw_client)
 
 
@@ -255,7 +255,7 @@ def test_only_what_is_lacking_is_done(site: Site) -> None:
 
 
 def test_no_table_is_created_before_all_nodes_know_each_other(site: Site) -> None:
-    site.nodes[1].lists = list(ADDRESSES[:2])
+    site.nodes.lists[HOSTS[1]] = list(HOSTS[:2])
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.2 lists 127\.0\.0\.1, 127\.0\.0\.2;"):
         site.provision(wait_s=0.0)
     assert tables.missing(site.client, site.options.prefix) == list(TABLES)
@@ -263,10 +263,10 @@ def test_no_table_is_created_before_all_nodes_know_each_other(site: Site) -> Non
 
 
 def test_node_that_comes_late_is_waited_for(site: Site) -> None:
-    site.nodes[2].lists = []
+    site.nodes.lists[HOSTS[2]] = []
 
     def come(seconds: float) -> None:
-        site.nodes[2].lists = list(ADDRESSES)
+        del site.nodes.lists[HOSTS[2]]
 
     nodes = Nodes(site.options.settings, SystemClock())
     nodes.wait_for(3, 60.0, come, site.said.append)
@@ -275,8 +275,8 @@ def test_node_that_comes_late_is_waited_for(site: Site) -> None:
 
 
 def test_node_that_does_not_answer_is_named(site: Site) -> None:
-    for node in site.nodes:
-        node.lists = [*ADDRESSES, "127.0.0.4"]
+    for host in HOSTS:
+        site.nodes.lists[host] = [*HOSTS, "127.0.0.4"]
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.4 does not answer"):
         site.provision(nodes=4, wait_s=0.0)
 
@@ -352,7 +352,7 @@ def test_table_that_is_missing_is_found(site: Site) -> None:
         ),
         (lambda s: setattr(s.cql, "factor", "1"), "replicas of", "expected 3"),
         (
-            lambda s: s.cql.versions.update({ADDRESSES[2]: "2026.2.5"}),
+            lambda s: s.cql.versions.update({HOSTS[2]: "2026.2.5"}),
             "versions 2026.1.11, 2026.2.5",
             "end the upgrade",
         ),
@@ -366,7 +366,11 @@ def test_table_that_is_missing_is_found(site: Site) -> None:
             "partition k of",
             "SHARDS",
         ),
-        (lambda s: s.nodes[0].lists.pop(), "expected 3 nodes", "start what is down"),
+        (
+            lambda s: s.nodes.lists.update({HOSTS[0]: list(HOSTS[:2])}),
+            "expected 3 nodes",
+            "start what is down",
+        ),
     ],
 )
 def test_what_is_wrong_is_found(
@@ -387,7 +391,7 @@ def test_clock_that_is_off_is_found(site: Site) -> None:
             return super().now_ms() - 5_000
 
     site.clock = Behind()
-    assert [f.text.split(":")[0] for f in site.wrong()] == [f"clock of {a}" for a in ADDRESSES]
+    assert [f.text.split(":")[0] for f in site.wrong()] == [f"clock of {a}" for a in HOSTS]
 
 
 def test_without_cql_the_rest_is_examined(site: Site) -> None:

@@ -8,13 +8,17 @@ from chalicelib.errors import InvalidSetting
 
 def context(settings: Settings) -> ssl.SSLContext | None:
     """None for http. Raises InvalidSetting if ALTERNATOR_CA_FILE holds no certificates."""
-    if not settings.endpoints[0].startswith("https:"):
-        return None
+    is_https = settings.endpoints[0].startswith("https:")
+    return trusting(settings.ca_file) if is_https else None
+
+
+def trusting(ca_file: str | None) -> ssl.SSLContext:
+    """These certificates, or else the system's. Raises InvalidSetting if the file holds none."""
     try:
-        return ssl.create_default_context(cafile=settings.ca_file)
+        return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise InvalidSetting(
-            f"ALTERNATOR_CA_FILE={settings.ca_file!r}: expected a PEM file of certificates: {error}"
+            f"ALTERNATOR_CA_FILE={ca_file!r}: expected a PEM file of certificates: {error}"
         ) from error
 
 
