@@ -104,9 +104,7 @@ def _process(arguments: list[str], port: int, *options: str) -> Any:
     return json.loads(ran.stdout)
 
 
-def _ran(
-    arguments: list[str], port: int, *options: str
-) -> "subprocess.CompletedProcess[str]":
+def _ran(arguments: list[str], port: int, *options: str) -> "subprocess.CompletedProcess[str]":
     ran = subprocess.run(
         [sys.executable, *options, "-m", "bench.api_process", *arguments],
         cwd=ROOT,

@@ -66,7 +66,7 @@ def put(port: int, settings: Settings, tasks: Iterable[Task]) -> None:
 def runs(settings: Settings, maker: Maker, tasks: Sequence[Task]) -> list[lean.Chain]:
     """For each task the claim and the completion that its processor would send."""
     table = f"{settings.table_prefix}tasks"
-    chains = []
+    chains: list[lean.Chain] = []
     for task in tasks:
         held, settled = maker.run(task)
         assert held.claim and held.processor and task.due_at_ms is not None

@@ -37,9 +37,7 @@ def idle(options: Options) -> list[Row]:
             cpu[size] = (workers.cpu_s() - cpu_s) / seconds * 1000
     totals = {size: sum(by_action.values()) for size, by_action in rates.items()}
     least, most = min(FLEETS), max(FLEETS)
-    shown = "; ".join(
-        f"{size}: {totals[size]:.1f}/s, {cpu[size]:.0f} ms CPU/s" for size in FLEETS
-    )
+    shown = "; ".join(f"{size}: {totals[size]:.1f}/s, {cpu[size]:.0f} ms CPU/s" for size in FLEETS)
     return [
         Row(
             name="idle fleet",

@@ -39,10 +39,10 @@ wanted() {
     "$venv/bin/python" -V && cat "$@"
 }
 
-# Makes a virtual environment from the first of the files: venv, then files.
+# Makes a virtual environment from the last of the files: venv, then files.
 install_packages() {
     venv=$1
-    first=$2
+    for last; do :; done
     if [ -x "$venv/bin/python" ] && wanted "$@" | cmp -s - "$venv/installed"; then
         return
     fi
@@ -50,7 +50,7 @@ install_packages() {
     echo "install: Python packages into $venv (this may take a minute) ..."
     run "$PYTHON" -m venv --clear "$venv" || fail "the virtual environment $venv cannot be made"
     run "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        -r "$first" || fail "pip could not install $first"
+        -r "$last" || fail "pip could not install $last"
     wanted "$@" >"$venv/installed"
 }
 
@@ -81,7 +81,7 @@ install_engine() {
 }
 
 case ${1-} in
-packages) install_packages .venv requirements-dev.txt requirements.txt ;;
+packages) install_packages .venv requirements.txt requirements-dev.txt ;;
 peers) install_packages .venv-bench bench/requirements.txt ;;
 engine) install_engine ;;
 *) fail "say what: packages, engine or peers" ;;

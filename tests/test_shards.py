@@ -1,0 +1,119 @@
+"""SHARDS is changed on a live system, with processes of different settings alive at once."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chalicelib.alternator.store import AlternatorTaskStore
+from chalicelib.clock import SystemClock
+from chalicelib.config import Settings
+from chalicelib.store import TaskFilter
+from chalicelib.task import Task, TaskState
+from tests.cluster import Cluster
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+pytestmark = pytest.mark.wall_clock
+
+STEPS = (4, 16, 2)
+"""The settings, in the order in which they are rolled out."""
+
+
+class Rollout(Cluster):
+    """A cluster whose clients and workers can be given another SHARDS each."""
+
+    def with_shards(self, client: "DynamoDBClient", shards: int) -> "Rollout":
+        prefix = self.settings.table_prefix
+        store = AlternatorTaskStore(client, self.clock, prefix=prefix, shards=shards, rng=Random(0))
+        return Rollout(
+            replace(self.settings, shards=shards),
+            store,
+            self.folder,
+            self.clock,
+            self.processes,
+        )
+
+    def add_unfinished(self, delay_s: float) -> list[str]:
+        return self.add("Baz", 40, delay_s)
+
+
+@pytest.fixture
+def rollouts(
+    settings: Settings, client: "DynamoDBClient", tmp_path: Path
+) -> Iterator[list[Rollout]]:
+    store = AlternatorTaskStore(client, SystemClock(), prefix=settings.table_prefix)
+    first = Rollout(settings, store, tmp_path)
+    yield [first.with_shards(client, shards) for shards in STEPS]
+    for process in first.processes:
+        process.kill()
+        process.wait()
+
+
+def listed(rollout: Rollout, state: TaskState | None = None) -> Counter[str]:
+    """Ids of all pages, as often as they are shown."""
+    states = None if state is None else frozenset({state})
+    found: Counter[str] = Counter()
+    filter = TaskFilter(states=states, limit=50)
+    while True:
+        page = rollout.store.list(filter)
+        found.update(task.id for task in page.tasks)
+        if page.next is None:
+            return found
+        filter = replace(filter, after=page.next)
+
+
+def test_shards_change_on_a_live_system(rollouts: list[Rollout]) -> None:
+    """Tasks created under each setting run once, whatever setting the workers alive have."""
+    before = rollouts[0]
+    ids: list[str] = []
+    for number, rollout in enumerate(rollouts, 1):
+        rollout.worker()
+        before.wait_ready(number)
+        # Tasks of every setting there was are due while all these workers are alive.
+        for earlier in rollouts[:number]:
+            ids += earlier.add_unfinished(delay_s=3.0)
+        for anyone in rollouts:
+            assert listed(anyone) == Counter(ids)
+    tasks = finish(before, ids)
+    for anyone in rollouts:
+        assert listed(anyone) == Counter(ids)
+        assert listed(anyone, TaskState.COMPLETED) == Counter(ids)
+        assert not listed(anyone, TaskState.SCHEDULED)
+    assert Counter(before.lines()) == Counter(task.result for task in tasks)
+    assert {task.attempt for task in tasks} == {1}
+
+
+def test_tasks_of_another_setting_are_found_by_workers_that_start_later(
+    rollouts: list[Rollout],
+) -> None:
+    """Nobody with the old setting is left: the directory names the shards that it used."""
+    _, more, fewer = rollouts
+    ids = more.add_unfinished(delay_s=2.0)
+    fewer.worker()
+    tasks = finish(fewer, ids)
+    assert {task.attempt for task in tasks} == {1}
+    assert Counter(fewer.lines()) == Counter(task.result for task in tasks)
+
+
+def test_shards_that_appear_later_are_seen(rollouts: list[Rollout]) -> None:
+    """A worker learns of them within SHARDS_INTERVAL_S, however few it was told of."""
+    _, more, fewer = rollouts
+    fewer.worker()
+    fewer.wait_ready(1)
+    ids = more.add_unfinished(delay_s=0.0)
+    tasks = finish(fewer, ids, seconds=45)
+    assert {task.attempt for task in tasks} == {1}
+
+
+def finish(rollout: Rollout, ids: list[str], seconds: float = 60) -> list[Task]:
+    tasks = rollout.wait_finished(ids, seconds)
+    assert {task.state for task in tasks} == {TaskState.COMPLETED}
+    # A line is printed after the commit.
+    rollout.wait_for(lambda: len(rollout.lines()) >= len(ids), 5)
+    return tasks
