@@ -90,7 +90,9 @@ def test_a_small_run_writes_every_row(parts: list[str], names: list[str], tmp_pa
     assert bench._run(parts, Options(tasks=50, rounds=1, spread_s=2), path) == 0
     data = json.loads(path.read_text())
     assert [row["name"] for row in data["rows"]] == names
-    assert all(row.keys() == KEYS and row["figure"] > 0 for row in data["rows"])
+    assert all(row.keys() == KEYS for row in data["rows"])
+    # A difference of two CPU times may come out below nothing in so small a run.
+    assert all(row["figure"] > 0 for row in data["rows"] if row["name"] != "API CPU, create")
     assert {"cores", "load_average", "python", "parts", "seconds"} <= data["about"].keys()
 
 
