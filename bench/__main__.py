@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,8 @@ def main() -> int:
         return 2
     # Where there is no /localnodes its client warns at every look.
     logging.getLogger("alternator").setLevel(logging.CRITICAL)
+    # So that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = Options(
         tasks=options.tasks,
         rounds=options.rounds,

@@ -211,9 +211,16 @@ def session(leader: int) -> list[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of the process and of the children that it has waited for."""
+    """User and system time of the process, and of the children that it has waited for."""
     fields = _stat(Path(f"/proc/{pid}/stat"))
-    return sum(map(int, fields[11:15])) / TICKS if fields else 0.0
+    if not fields:
+        return 0.0
+    try:
+        # Its CPU clock, as clock_getcpuclockid(3) names it: finer than the ticks in /proc.
+        own_s = time.clock_gettime(~pid << 3 | 2)
+    except OSError:
+        return 0.0
+    return own_s + sum(map(int, fields[13:15])) / TICKS
 
 
 def _stat(path: Path) -> list[str]:

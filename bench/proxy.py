@@ -17,6 +17,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.port = 0
+        self.open: set[asyncio.Transport] = set()
         self._counts: Counter[str] = Counter()
 
     def note(self, action: str) -> None:
@@ -40,9 +41,18 @@ def counting(port: int) -> Iterator[Counted]:
     try:
         yield counted
     finally:
-        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(_end(counted, server), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        loop.close()
+
+
+async def _end(counted: Counted, server: asyncio.Server) -> None:
+    server.close()
+    for transport in list(counted.open):
+        transport.abort()
+    while counted.open:
+        await asyncio.sleep(0.001)
 
 
 class _Client(asyncio.Protocol):
@@ -59,12 +69,17 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._mine = transport
+        self._counted.open.add(transport)
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        to, _ = await loop.create_connection(lambda: _Back(self._mine), "127.0.0.1", self._port)
+        to, _ = await loop.create_connection(
+            lambda: _Back(self._mine, self._counted), "127.0.0.1", self._port
+        )
         self._engine = to
+        if self._mine.is_closing():
+            to.close()
         to.writelines(self._early)
 
     def data_received(self, data: bytes) -> None:
@@ -75,6 +90,7 @@ class _Client(asyncio.Protocol):
             self._engine.write(data)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._counted.open.discard(self._mine)
         if self._engine is not None:
             self._engine.close()
 
@@ -102,11 +118,18 @@ def _field(fields: bytes, name: bytes) -> bytes:
 class _Back(asyncio.Protocol):
     """What the engine answers."""
 
-    def __init__(self, client: asyncio.Transport) -> None:
+    def __init__(self, client: asyncio.Transport, counted: Counted) -> None:
         self._client = client
+        self._counted = counted
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._mine = transport
+        self._counted.open.add(transport)
 
     def data_received(self, data: bytes) -> None:
         self._client.write(data)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._counted.open.discard(self._mine)
         self._client.close()

@@ -204,7 +204,7 @@ def _lost(by_processes: dict[int, list[Outcome]]) -> Row:
         goal="< 1",
         met=max(shares.values()) < 0.01,
         note="From the processors' own counters, the worst of all rounds: "
-        + ", ".join(f"{n}: {100 * share:.2f} %" for n, share in shares.items())
+        + ", ".join(f"{n}: {100 * share:.2f}" for n, share in shares.items())
         + ".",
         details={str(n): [dict(o.counts) for o in outs] for n, outs in by_processes.items()},
     )
