@@ -82,7 +82,7 @@ class Front:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             return await self._handle(host, request)
 
-        runner = web.ServerRunner(web.Server(handle), shutdown_timeout=0.01)
+        runner = web.ServerRunner(web.Server(handle, access_log=None), shutdown_timeout=0.01)
         await runner.setup()
         await web.TCPSite(runner, host, self.port, ssl_context=self.tls).start()
         self.port = self.port or runner.addresses[0][1]

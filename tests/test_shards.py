@@ -13,8 +13,9 @@ from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store import TaskFilter
-from chalicelib.task import Task, TaskState
+from chalicelib.task import Task, TaskState, shard_of
 from tests.cluster import Cluster
+from tests.fakes import Ids, new_task
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -87,6 +88,19 @@ def test_shards_change_on_a_live_system(rollouts: list[Rollout]) -> None:
         assert not listed(anyone, TaskState.SCHEDULED)
     assert Counter(before.lines()) == Counter(task.result for task in tasks)
     assert {task.attempt for task in tasks} == {1}
+
+
+def test_task_with_rows_under_two_settings_is_listed_once(rollouts: list[Rollout]) -> None:
+    """As a sweep leaves it: a process puts again what it misses, by its own setting."""
+    before, more, _ = rollouts
+    now_ms, ids = before.clock.now_ms(), Ids()
+    tasks = [new_task(ids, send_ts_ms=now_ms + 60_000, now_ms=now_ms) for _ in range(20)]
+    for task in tasks:
+        assert more.store.create(before.store.create(task)) == task
+    assert any(shard_of(task.id, STEPS[0]) != shard_of(task.id, STEPS[1]) for task in tasks)
+    for anyone in rollouts:
+        assert listed(anyone) == Counter(task.id for task in tasks)
+        assert listed(anyone, TaskState.SCHEDULED) == Counter(task.id for task in tasks)
 
 
 def test_tasks_of_another_setting_are_found_by_workers_that_start_later(

@@ -266,7 +266,10 @@ class AlternatorTaskStore:
     # Walking the timeline
 
     def _walk(self, index: TimeIndex, filter: TaskFilter) -> Iterator[Position]:
-        """Positions behind `after`, in order, from all shards; fetched as they are consumed."""
+        """Positions behind `after`, in order, from all shards; fetched as they are consumed.
+
+        A task can have a row in two shards, if SHARDS was changed: they stand side by side.
+        """
         shards = self._shards(index)
         low = max(filter.since_ms or time_index.YEAR_ONE_MS, time_index.YEAR_ONE_MS)
         high = filter.until_ms
@@ -276,10 +279,12 @@ class AlternatorTaskStore:
             last = filter.after.send_ts_ms + 1
             high = last if high is None else min(high, last)
         span = (time_index.time_key(low), "9" * 15 if high is None else time_index.time_key(high))
+        previous: Position | None = None
         for bucket, owners in self._buckets(index, shards, span, filter.descending):
             for position in self._bucket(index, bucket, owners, span, filter):
-                if filter.is_ahead(position):
+                if position != previous and filter.is_ahead(position):
                     yield position
+                previous = position
 
     def _shards(self, index: TimeIndex) -> Sequence[int]:
         rows = self._rows(requests.query(index.table, "slot", index.root))
