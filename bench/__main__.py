@@ -1,7 +1,6 @@
 """`python -m bench [PART ...]`: measure, print one table, and write it as JSON."""
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -33,8 +32,6 @@ def main() -> int:
     if unknown:
         print(f"bench: no part {unknown[0]!r}; there are {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    # Where there is no /localnodes its client warns at every look.
-    logging.getLogger("alternator").setLevel(logging.CRITICAL)
     # So that what was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = Options(

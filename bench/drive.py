@@ -184,12 +184,5 @@ def _outcome(
 
 def stored(engine: Engine, segment: int = 0, segments: int = 1) -> list[Task]:
     """All records."""
-    table = f"{engine.settings.table_prefix}tasks"
-    body = requests.scan(table, segment, segments, None).body
-    tasks: list[Task] = []
-    while True:
-        page = engine.client.scan(**body)
-        tasks += [requests.decode_task(item) for item in page["Items"]]
-        if not page.get("LastEvaluatedKey"):
-            return tasks
-        body = body | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+    scan = requests.scan(f"{engine.settings.table_prefix}tasks", segment, segments, None)
+    return [*map(requests.decode_task, engine.client.items(scan))]

@@ -16,15 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from chalicelib.alternator import store, tables
+from chalicelib.alternator import requests, tables
+from chalicelib.alternator.client import Client
+from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from local.engine import binary
 from local.settings import ROOT
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 IN_MEMORY = Path("/dev/shm")
 START_S = 30.0
@@ -72,12 +70,12 @@ def folder() -> Iterator[Path]:
 
 @dataclass
 class Engine:
-    """An embedded engine with its tables made. client: ScyllaDB's own, on it."""
+    """An embedded engine with its tables made. client: the service's own, on it."""
 
     port: int
     process: "subprocess.Popen[bytes]"
     settings: Settings
-    client: "DynamoDBClient"
+    client: Client
 
     def cpu_s(self) -> float:
         return cpu_s(self.process.pid)
@@ -91,12 +89,12 @@ def engine(file: Path | None = None) -> Iterator[Engine]:
     with _program(command + (["--db-path", str(file)] if file else [])) as process:
         wait_for_port(port)
         settings = replace(Settings.from_env(), endpoints=(f"http://127.0.0.1:{port}",))
-        client = store.connect(settings)
+        client = Client.connect(settings, SystemClock())
         try:
             tables.create(client, settings.table_prefix)
             yield Engine(port, process, settings, client)
         finally:
-            store.close(client)
+            client.close()
 
 
 @contextmanager
@@ -179,9 +177,9 @@ def workers(
 
 
 def _wait_beating(engine: Engine, started: Workers, processes: int) -> None:
-    table = f"{engine.settings.table_prefix}workers"
+    beats = requests.scan(f"{engine.settings.table_prefix}workers", 0, 1, None)
     until_s = time.monotonic() + START_S
-    while engine.client.scan(TableName=table, ConsistentRead=True)["Count"] < processes:
+    while len([*engine.client.items(beats)]) < processes:
         if time.monotonic() > until_s:
             raise Broken(f"the worker did not start: {started.err.read_text()[-2000:]}")
         time.sleep(LOOK_S)

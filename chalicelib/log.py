@@ -33,6 +33,3 @@ def set_up(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    # Where there is no /localnodes (an embedded engine) its client warns at every look.
-    logging.getLogger("alternator").setLevel(logging.CRITICAL)
-    logging.getLogger("botocore").setLevel(logging.WARNING)

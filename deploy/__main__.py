@@ -10,7 +10,6 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chalicelib import log
 from chalicelib.clock import SystemClock, pause
@@ -18,9 +17,6 @@ from chalicelib.errors import SchedulerError
 from deploy import options as deploy_options
 from deploy import provision
 from deploy.options import Options
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,16 +55,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(command: str, options: Options, stack: ExitStack) -> int:
     # Imported here: a dry run needs none of it.
-    from chalicelib.alternator import store
+    from chalicelib.alternator.client import Client
     from deploy import doctor
     from deploy.cql import DriverCql
     from deploy.nodes import Nodes
 
-    nodes = Nodes(options.settings, SystemClock())
+    clock = SystemClock()
+    nodes = Nodes(options.settings, clock)
 
-    def client() -> "DynamoDBClient":
-        connected = store.connect(options.settings)
-        stack.callback(store.close, connected)
+    def client() -> Client:
+        connected = Client.connect(options.settings, clock)
+        stack.callback(connected.close)
         return connected
 
     def cql() -> DriverCql:

@@ -1,9 +1,10 @@
 """What is wrong with a cluster, and how to mend it. Reads only."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from chalicelib.alternator import tables
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.tables import TABLES, Table
 from chalicelib.errors import SchedulerError
 from chalicelib.processor import OFFSET_WARN_MS
@@ -13,9 +14,6 @@ from deploy.nodes import Nodes, described, is_whole
 from deploy.options import Options
 from deploy.provision import described as create_statement
 from deploy.provision import granted, racks_by_center, replicas
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 
 class Finding(NamedTuple):
@@ -43,7 +41,7 @@ def report(findings: Sequence[Finding], say: Callable[[str], None]) -> int:
 def examine(
     options: Options,
     nodes: Nodes,
-    client: Callable[[], "DynamoDBClient"],
+    client: Callable[[], Client],
     cql: Callable[[], Cql],
 ) -> Iterator[Finding]:
     """client, cql: connect when it is their turn; what cannot be reached is a finding."""
@@ -94,7 +92,7 @@ def _nodes(
             yield Finding(f"clock of {node}: agrees with this one as far as can be told")
 
 
-def _table(options: Options, client: "DynamoDBClient", table: Table) -> Finding:
+def _table(options: Options, client: Client, table: Table) -> Finding:
     name = options.prefix + table.name
     try:
         tables.verify_table(client, table, options.prefix)

@@ -4,11 +4,9 @@ import itertools
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.alternator import tables
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.tables import TABLES, Table
 from chalicelib.clock import Sleep
 from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
@@ -16,9 +14,6 @@ from deploy import plan
 from deploy.cql import Cql, Row
 from deploy.nodes import Nodes
 from deploy.options import Options
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 Say = Callable[[str], None]
 
@@ -37,12 +32,12 @@ def dry_run(options: Options, say: Say) -> None:
     say("    -- a task that came back from a dropped tombstone would run again: it keeps 10 days")
 
 
-def make_tables(options: Options, client: "DynamoDBClient", say: Say) -> None:
+def make_tables(options: Options, client: Client, say: Say) -> None:
     """Create, verify and warm up. All nodes must be there: see Nodes.wait_for."""
     try:
         missing = tables.missing(client, options.prefix)
         tables.create(client, options.prefix)
-    except (BotoCoreError, ClientError) as error:
+    except StoreUnavailable as error:
         raise StoreUnavailable(f"the tables cannot be created: {error}") from error
     tables.verify(client, options.prefix)
     tables.warm_up(client, options.prefix)
@@ -159,7 +154,7 @@ def _write_secret(options: Options, role: str, cql: Cql, say: Say) -> None:
 def run(
     options: Options,
     nodes: Nodes,
-    client: Callable[[], "DynamoDBClient"],
+    client: Callable[[], Client],
     cql: Callable[[], Cql],
     sleep: Sleep,
     say: Say,

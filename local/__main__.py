@@ -56,7 +56,7 @@ def _do(command: str) -> None:
     elif command == "tables":
         from local.run import create_tables
 
-        create_tables(Settings.from_env())
+        create_tables(Settings.from_env(), SystemClock())
     elif command == "ticker":
         from local.ticker import run_ticker
 

@@ -5,22 +5,18 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from chalicelib.alternator import store, tables
+from chalicelib.alternator import tables
+from chalicelib.alternator.client import Client
+from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
-from chalicelib.errors import InvalidSetting
+from chalicelib.errors import InvalidSetting, StoreUnavailable
 from local import engine
 from local.engine import Engine
 from local.processes import Program, Signals, StartFailed, Stopping, Supervisor, say
 from local.settings import LocalSettings
 from local.ticker import ticking
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 START_S = 60.0
 WORKER_GRACE_S = 8.0
@@ -74,37 +70,37 @@ def _engine(
     return engine.Embedded(settings, supervisor, clock)
 
 
-def create_tables(settings: Settings) -> None:
+def create_tables(settings: Settings, clock: Clock) -> None:
     """Create the tables that are missing and verify all. Raises StoreMismatch or StartFailed."""
-    with _connected(settings) as client:
+    with _connected(settings, clock) as client:
         _create_tables(client, settings.table_prefix)
 
 
 def _start(settings: LocalSettings, engine_url: str, supervisor: Supervisor, clock: Clock) -> None:
     env = {**os.environ, "ALTERNATOR_ENDPOINTS": engine_url}
     shared = Settings.from_env(env)
-    with _connected(shared) as client:
-        _create_tables(client, shared.table_prefix)
-        started_ms = clock.now_ms()
+    with _connected(shared, clock) as client:
+        _create_tables(client, prefix := shared.table_prefix)
+        store, started_ms = AlternatorTaskStore(client, clock, prefix=prefix), clock.now_ms()
         supervisor.start(_api(settings, env, clock))
         supervisor.start(*_processors(settings, env, clock))
         supervisor.wait_until(
             lambda: engine.fetch(f"{settings.url}/task?limit=1") is not None, "the API", START_S
         )
         supervisor.wait_until(
-            lambda: _live_workers(client, shared, started_ms) >= settings.workers,
+            lambda: _live_workers(store, started_ms) >= settings.workers,
             "the worker",
             START_S,
         )
     print(f"ready: {settings.url}", file=sys.stderr, flush=True)
 
 
-def _create_tables(client: "DynamoDBClient", prefix: str) -> None:
+def _create_tables(client: Client, prefix: str) -> None:
     try:
         tables.create(client, prefix)
         tables.verify(client, prefix)
         tables.warm_up(client, prefix)
-    except (BotoCoreError, ClientError) as error:
+    except StoreUnavailable as error:
         raise StartFailed(f"the tables cannot be created: {error}") from error
 
 
@@ -123,29 +119,22 @@ def _processors(settings: LocalSettings, env: dict[str, str], clock: Clock) -> I
         yield ticking(env, clock)
 
 
-def _live_workers(client: "DynamoDBClient", settings: Settings, since_ms: int) -> int:
+def _live_workers(store: AlternatorTaskStore, since_ms: int) -> int:
     """How many workers have written a heartbeat since."""
     try:
-        rows = client.query(
-            TableName=f"{settings.table_prefix}workers",
-            KeyConditionExpression="fleet = :fleet",
-            ExpressionAttributeValues={":fleet": {"S": tables.FLEET}},
-            ConsistentRead=True,
-        )["Items"]
-    except (BotoCoreError, ClientError):
+        beats = store.heartbeats()
+    except StoreUnavailable:
         return 0
-    return sum(
-        row["kind"]["S"] == "worker" and int(row["beat_ms"]["N"]) >= since_ms for row in rows
-    )
+    return sum(beat.kind == "worker" and beat.beat_ms >= since_ms for beat in beats)
 
 
 @contextmanager
-def _connected(settings: Settings) -> Iterator["DynamoDBClient"]:
-    client = store.connect(settings)
+def _connected(settings: Settings, clock: Clock) -> Iterator[Client]:
+    client = Client.connect(settings, clock)
     try:
         yield client
     finally:
-        store.close(client)
+        client.close()
 
 
 @contextmanager

@@ -9,29 +9,23 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from chalicelib.alternator import requests, store
-from chalicelib.alternator.requests import JsonObject
-from chalicelib.clock import Clock, SystemClock, pause
+from chalicelib.alternator import requests
+from chalicelib.alternator.client import Client
+from chalicelib.alternator.requests import Item, Request
+from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError, UnreadableTask
 from chalicelib.task import Task
 from local.findings import DEATH, Death, Event, Evidence, Findings, judge
 
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-
 BEGINNING = '{"event": '
 BREACHES_SHOWN = 20
 PAGE_ROWS = 500
-PAGE_TRIES = 5
-PAGE_WAIT_S = 0.5
 
 
 class Unusable(Exception):
@@ -95,7 +89,7 @@ def verify(
         read.read(path)
     ids = _ids(acknowledged) if acknowledged else ()
     printed = [line for path in lines for line in _read(path).split("\n")[:-1]] if lines else None
-    records = _records(settings)
+    records = _records(settings, clock)
     return judge(
         Evidence(
             events=read.events,
@@ -194,43 +188,23 @@ def _ids(path: Path) -> list[str]:
     return ids
 
 
-def _records(settings: Settings) -> Records:
+def _records(settings: Settings, clock: Clock) -> Records:
     """All of them. Raises Unusable if the store does not answer."""
     records = Records()
-    client = store.connect(settings)
+    client = Client.connect(settings, clock)
+    scan = requests.scan(f"{settings.table_prefix}tasks", 0, 1, None)
     try:
-        body = requests.scan(f"{settings.table_prefix}tasks", 0, 1, None).body
-        for page in pages(client, body):
-            for item in page["Items"]:
-                _keep(item, records)
+        # In pages that are small enough for a busy store.
+        for item in client.items(Request(scan.action, scan.body | {"Limit": PAGE_ROWS})):
+            _keep(item, records)
+    except SchedulerError as error:
+        raise Unusable(f"the store cannot be read: {error}") from error
     finally:
-        store.close(client)
+        client.close()
     return records
 
 
-def pages(client: "DynamoDBClient", scan: JsonObject) -> Iterator[Any]:
-    """Every page of a scan, small enough for a busy store. Raises Unusable if it is silent."""
-    body = scan | {"Limit": PAGE_ROWS}
-    while True:
-        page = _page(client, body)
-        yield page
-        if not page.get("LastEvaluatedKey"):
-            return
-        body = body | {"ExclusiveStartKey": page["LastEvaluatedKey"]}
-
-
-def _page(client: "DynamoDBClient", body: JsonObject) -> Any:
-    for tries_left in reversed(range(PAGE_TRIES)):
-        try:
-            return client.scan(**body)
-        except (BotoCoreError, ClientError) as error:
-            if tries_left == 0:
-                raise Unusable(f"the store cannot be read: {error}") from error
-        pause(PAGE_WAIT_S)
-    raise AssertionError("the last try raises")
-
-
-def _keep(item: Any, records: Records) -> None:
+def _keep(item: Item, records: Records) -> None:
     try:
         task = requests.decode_task(item)
     except UnreadableTask:

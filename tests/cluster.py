@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -101,10 +100,7 @@ class Cluster:
 
     def wait_ready(self, processors: int) -> None:
         """Until so many processors beat their hearts."""
-        table = f"{self.settings.table_prefix}workers"
-        client = self.store._client
-        scan = partial(client.scan, TableName=table, ConsistentRead=True)
-        self.wait_for(lambda: scan()["Count"] >= processors, 20)
+        self.wait_for(lambda: len(self.store.heartbeats()) >= processors, 20)
 
 
 def children_of(pid: int) -> list[int]:

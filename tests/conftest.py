@@ -12,8 +12,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from chalicelib.alternator import store as alternator_store
 from chalicelib.alternator import tables
+from chalicelib.alternator.client import Client, TransportThread
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock, pause
@@ -21,9 +21,9 @@ from chalicelib.config import Settings
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.store import TaskQueue, TaskStore
 from local.engine import binary
-from tests import profile
 from tests.fakes import FakeClock, Ids
 from tests.profile import CheckedTransport
+from tests.wires import BotoWire
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -86,19 +86,31 @@ def settings(engine_url: str, request: pytest.FixtureRequest) -> Settings:
 @pytest.fixture
 def raw_client(settings: Settings) -> Iterator["DynamoDBClient"]:
     """A client that may send what the service never would."""
-    client = alternator_store.connect(settings)
+    client = boto3.client(
+        "dynamodb",
+        endpoint_url=settings.endpoints[0],
+        region_name=settings.region,
+        aws_access_key_id=settings.user,
+        aws_secret_access_key=settings.secret,
+    )
     yield client
-    alternator_store.close(client)
+    client.close()
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator["DynamoDBClient"]:
-    """ScyllaDB's client on the engine, with the tables created."""
-    client = alternator_store.connect(settings)
-    profile.check_client(client)
+def wire(settings: Settings) -> Iterator[TransportThread]:
+    """To the engine; every request is checked."""
+    wire = TransportThread(lambda: CheckedTransport.open(settings, SystemClock()))
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def client(wire: TransportThread, settings: Settings) -> Client:
+    """The service's client on the engine, with the tables created."""
+    client = Client(wire, SystemClock())
     tables.create(client, settings.table_prefix)
-    yield client
-    alternator_store.close(client)
+    return client
 
 
 @pytest.fixture
@@ -108,8 +120,7 @@ def moto_client(monkeypatch: pytest.MonkeyPatch) -> Iterator["DynamoDBClient"]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
     with mock_aws():
         client = boto3.client("dynamodb", region_name="us-east-1")
-        profile.check_client(client)
-        tables.create(client)
+        tables.create(Client(BotoWire(client), SystemClock()))
         yield client
 
 
@@ -121,7 +132,8 @@ def store_kit(request: pytest.FixtureRequest) -> StoreKit:
     if request.param == "memory":
         store = MemoryStore(Tables())
     elif request.param == "moto":
-        store = AlternatorTaskStore(request.getfixturevalue("moto_client"), clock, shards=4)
+        moto = BotoWire(request.getfixturevalue("moto_client"))
+        store = AlternatorTaskStore(Client(moto, clock), clock, shards=4)
     else:
         prefix = request.getfixturevalue("settings").table_prefix
         client = request.getfixturevalue("client")

@@ -145,16 +145,6 @@ def _create_table(body: Mapping[str, Any]) -> Iterator[str]:
         yield "no index and no stream"
 
 
-def check_client(client: Any) -> None:
-    """Check every request of this boto3 client from now on, except what only tests do."""
-
-    def check_call(params: Mapping[str, Any], model: Any, **more: object) -> None:
-        if model.name not in ("DeleteTable", "TagResource", "ListTables"):
-            check(model.name, params)
-
-    client.meta.events.register("provide-client-params.dynamodb.*", check_call)
-
-
 class CheckedTransport(Transport):
     """A transport that refuses to send what is outside the profile."""
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
 
-from chalicelib.alternator import requests, tables, time_index
+from chalicelib.alternator import outcome, requests, tables, time_index
+from chalicelib.alternator.client import Client, TransportThread
 from chalicelib.alternator.outcome import ConditionFailed, Unanswered
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.requests import JsonObject, Request
@@ -31,6 +31,7 @@ from chalicelib.store import Hint, Refused, TaskFilter
 from chalicelib.task import Attempt, Outcome, Task, TaskState, shard_of
 from tests.fakes import NOON_MS, FakeClock, Ids, new_task
 from tests.profile import CheckedTransport
+from tests.wires import BotoWire, FaultyWire
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -39,44 +40,9 @@ MINUTE_MS = 60_000
 IDS = Ids(7)
 
 
-def server_error(status: int = 500, code: str = "InternalServerError") -> ClientError:
-    response: Any = {
-        "Error": {"Code": code, "Message": "sorry"},
-        "ResponseMetadata": {"HTTPStatusCode": status},
-    }
-    return ClientError(response, "any")
-
-
-class FaultyClient:
-    """A boto3 client whose next calls go wrong: before or after they were applied."""
-
-    def __init__(self, client: "DynamoDBClient") -> None:
-        self._client = client
-        self.faults: list[tuple[str, str, Exception]] = []
-        self.calls: list[str] = []
-
-    def lose(self, method: str, when: str = "after", error: Exception | None = None) -> None:
-        self.faults.append((method, when, error or server_error()))
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        real = getattr(self._client, method)
-
-        def call(**body: Any) -> Any:
-            self.calls.append(method)
-            fault = next((fault for fault in self.faults if fault[0] == method), None)
-            if fault is None:
-                return real(**body)
-            self.faults.remove(fault)
-            if fault[1] == "after":
-                real(**body)
-            raise fault[2]
-
-        return call
-
-
 @pytest.fixture
-def faulty(client: "DynamoDBClient") -> FaultyClient:
-    return FaultyClient(client)
+def faulty(wire: TransportThread, client: Client) -> FaultyWire:
+    return FaultyWire(wire)
 
 
 @pytest.fixture
@@ -85,15 +51,10 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def store(faulty: Any, settings: Settings, clock: FakeClock) -> AlternatorTaskStore:
-    return AlternatorTaskStore(
-        faulty,
-        clock,
-        prefix=settings.table_prefix,
-        shards=settings.shards,
-        rng=Random(1),
-        sleep=clock.tick,
-    )
+def store(faulty: FaultyWire, settings: Settings, clock: FakeClock) -> AlternatorTaskStore:
+    client = Client(faulty, clock, rng=Random(1), sleep=clock.tick)
+    prefix, shards = settings.table_prefix, settings.shards
+    return AlternatorTaskStore(client, clock, prefix=prefix, shards=shards)
 
 
 def task_at(ms: int = NOON_MS, now_ms: int = NOON_MS) -> Task:
@@ -104,28 +65,21 @@ def task_at(ms: int = NOON_MS, now_ms: int = NOON_MS) -> Task:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(
-    "error",
-    [
-        server_error(),
-        server_error(400, "RequestLimitExceeded"),
-        EndpointConnectionError(endpoint_url="http://127.0.0.1"),
-    ],
-)
+@pytest.mark.parametrize("code", ["InternalServerError", "RequestLimitExceeded"])
 def test_create_whose_answer_was_lost_creates_one_task(
-    store: AlternatorTaskStore, faulty: FaultyClient, when: str, error: Exception
+    store: AlternatorTaskStore, faulty: FaultyWire, when: str, code: str
 ) -> None:
-    faulty.lose("put_item", when, error)
+    faulty.lose("PutItem", when, outcome.failure(code, "sorry", 500 if "Internal" in code else 400))
     task = task_at()
     assert store.create(task) == task
     assert [listed.id for listed in store.list(TaskFilter()).tasks] == [task.id]
 
 
 def test_delete_whose_answer_was_lost_is_a_delete(
-    store: AlternatorTaskStore, faulty: FaultyClient
+    store: AlternatorTaskStore, faulty: FaultyWire
 ) -> None:
     task = store.create(task_at())
-    faulty.lose("update_item")
+    faulty.lose("UpdateItem")
     store.delete(task.id, now_ms=NOON_MS, token=IDS())
     with pytest.raises(TaskNotFound):
         store.get(task.id)
@@ -134,39 +88,39 @@ def test_delete_whose_answer_was_lost_is_a_delete(
 
 
 def test_rows_whose_delete_failed_are_not_shown(
-    store: AlternatorTaskStore, faulty: FaultyClient
+    store: AlternatorTaskStore, faulty: FaultyWire
 ) -> None:
     task = store.create(task_at())
     for _ in range(1000):
-        faulty.lose("batch_write_item", "before")
+        faulty.lose("BatchWriteItem", "before")
     store.delete(task.id, now_ms=NOON_MS, token=IDS())
     assert store.list(TaskFilter()).tasks == []
 
 
 def test_store_that_never_answers_is_given_up(
-    store: AlternatorTaskStore, faulty: FaultyClient, clock: FakeClock
+    store: AlternatorTaskStore, faulty: FaultyWire, clock: FakeClock
 ) -> None:
     for _ in range(1000):
-        faulty.lose("get_item", "before")
+        faulty.lose("GetItem", "before")
     with pytest.raises(StoreUnavailable):
         store.get(IDS())
     assert 7 < clock.elapsed_s <= 8
 
 
-def test_rows_are_put_before_the_task(store: AlternatorTaskStore, faulty: FaultyClient) -> None:
+def test_rows_are_put_before_the_task(store: AlternatorTaskStore, faulty: FaultyWire) -> None:
     """A crash in between leaves rows that lead nowhere, never a task that nothing leads to."""
     for _ in range(1000):
-        faulty.lose("batch_write_item", "before")
+        faulty.lose("BatchWriteItem", "before")
     with pytest.raises(StoreUnavailable):
         store.create(task_at())
-    assert "put_item" not in faulty.calls
+    assert "PutItem" not in faulty.sent
 
 
 def test_second_task_of_a_bucket_costs_two_requests(
-    store: AlternatorTaskStore, faulty: FaultyClient
+    store: AlternatorTaskStore, faulty: FaultyWire
 ) -> None:
     first = store.create(task_at(NOON_MS + MINUTE_MS))
-    faulty.calls.clear()
+    faulty.sent.clear()
     again = Task.new(
         id=first.id[:-1] + first.id[-1],
         type="Baz",
@@ -175,22 +129,22 @@ def test_second_task_of_a_bucket_costs_two_requests(
         token=first.token,
     )
     store.create(again)
-    assert faulty.calls == ["batch_write_item", "put_item"]
+    assert faulty.sent == ["BatchWriteItem", "PutItem"]
 
 
-def test_wrong_request_is_no_outage(store: AlternatorTaskStore, faulty: FaultyClient) -> None:
-    faulty.lose("get_item", "before", server_error(400, "ValidationException"))
+def test_wrong_request_is_no_outage(store: AlternatorTaskStore, faulty: FaultyWire) -> None:
+    faulty.lose("GetItem", "before", outcome.failure("ValidationException", "sorry", 400))
     with pytest.raises(SchedulerError, match="refused a request: ValidationException"):
         store.get(IDS())
-    faulty.lose("get_item", "before", server_error(400, "UnrecognizedClientException"))
+    faulty.lose("GetItem", "before", outcome.failure("UnrecognizedClientException", "sorry", 400))
     with pytest.raises(StoreUnavailable, match=r"ALTERNATOR_USER and ALTERNATOR_SECRET"):
         store.get(IDS())
 
 
 def test_missing_table_is_named(
-    store: AlternatorTaskStore, client: "DynamoDBClient", settings: Settings
+    store: AlternatorTaskStore, raw_client: "DynamoDBClient", settings: Settings
 ) -> None:
-    client.delete_table(TableName=f"{settings.table_prefix}tasks")
+    raw_client.delete_table(TableName=f"{settings.table_prefix}tasks")
     with pytest.raises(StoreMismatch):
         store.get(IDS())
 
@@ -207,7 +161,7 @@ def test_record_of_a_newer_version_is_left_out_of_lists(
 
 
 def test_page_is_cut_short_when_little_fits(
-    client: "DynamoDBClient", settings: Settings, clock: FakeClock
+    client: Client, settings: Settings, clock: FakeClock
 ) -> None:
     store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, examined_max=60)
     for i in range(120):
@@ -219,22 +173,27 @@ def test_page_is_cut_short_when_little_fits(
 
 
 def test_pending_is_found_without_walking_history(
-    store: AlternatorTaskStore, faulty: FaultyClient, clock: FakeClock
+    store: AlternatorTaskStore, faulty: FaultyWire, clock: FakeClock
 ) -> None:
     for i in range(30):
         task = store.create(task_at(NOON_MS - i * 3_600_000))
         store._drop_rows(task)
     pending = store.create(task_at(NOON_MS + 5))
-    faulty.calls.clear()
+    faulty.sent.clear()
     page = store.list(TaskFilter(states=frozenset({TaskState.SCHEDULED})))
     assert list(page.tasks) == [pending]
-    assert len(faulty.calls) < 60
+    assert len(faulty.sent) < 60
 
 
 # Tables
 
 
-def test_tables_of_something_else_are_refused(moto_client: "DynamoDBClient") -> None:
+@pytest.fixture
+def moto(moto_client: "DynamoDBClient", clock: FakeClock) -> Client:
+    return Client(BotoWire(moto_client), clock)
+
+
+def test_tables_of_something_else_are_refused(moto: Client, moto_client: "DynamoDBClient") -> None:
     moto_client.delete_table(TableName="workers")
     boto3.client("dynamodb", region_name="us-east-1").create_table(
         TableName="workers",
@@ -243,44 +202,51 @@ def test_tables_of_something_else_are_refused(moto_client: "DynamoDBClient") -> 
         BillingMode="PAY_PER_REQUEST",
     )
     with pytest.raises(StoreMismatch, match="table workers has keys"):
-        tables.verify(moto_client)
+        tables.verify(moto)
 
 
-def test_table_with_other_write_isolation_is_refused(moto_client: "DynamoDBClient") -> None:
+def test_table_with_other_write_isolation_is_refused(
+    moto: Client, moto_client: "DynamoDBClient"
+) -> None:
     arn = moto_client.describe_table(TableName="tasks")["Table"]["TableArn"]
     tag: Any = {"Key": tables.ISOLATION, "Value": "unsafe_rmw"}
     moto_client.tag_resource(ResourceArn=arn, Tags=[tag])
     with pytest.raises(StoreMismatch, match="tasks has tag system:write_isolation unsafe_rmw"):
-        tables.verify(moto_client)
+        tables.verify(moto)
 
 
-def test_missing_table_is_refused_and_created(moto_client: "DynamoDBClient") -> None:
+def test_missing_table_is_refused_and_created(moto: Client, moto_client: "DynamoDBClient") -> None:
     moto_client.delete_table(TableName="schedule")
     with pytest.raises(StoreMismatch, match="table schedule is missing"):
-        tables.verify(moto_client)
-    tables.create(moto_client)
-    tables.verify(moto_client)
-    tables.warm_up(moto_client)
+        tables.verify(moto)
+    tables.create(moto)
+    tables.verify(moto)
+    tables.warm_up(moto)
 
 
-def test_table_that_was_created_although_it_said_no(client: Any, settings: Settings) -> None:
-    faulty: Any = FaultyClient(client)
-    faulty.lose("create_table")
-    tables.create(faulty, settings.table_prefix + "again_", sleep=lambda _: None)
-    tables.verify(client, settings.table_prefix + "again_")
+def test_table_that_was_created_although_it_said_no(
+    wire: TransportThread, client: Client, settings: Settings, clock: FakeClock
+) -> None:
+    faulty = FaultyWire(wire)
+    faulty.lose("CreateTable")
+    prefix = settings.table_prefix + "again_"
+    tables.create(Client(faulty, clock, sleep=clock.tick), prefix, sleep=clock.tick)
+    tables.verify(client, prefix)
+    assert faulty.sent.count("CreateTable") == 1 + len(tables.TABLES)
 
 
-def test_store_that_cannot_be_asked_is_unavailable(moto_client: "DynamoDBClient") -> None:
-    faulty: Any = FaultyClient(moto_client)
-    faulty.lose("describe_table", "before")
-    with pytest.raises(StoreUnavailable, match="cannot be described"):
-        tables.verify(faulty)
-    faulty.lose("describe_table", "before", EndpointConnectionError(endpoint_url="http://x"))
+@pytest.mark.parametrize("action", ["DescribeTable", "ListTagsOfResource", "UpdateItem"])
+def test_store_that_cannot_be_asked_is_unavailable(
+    wire: TransportThread, client: Client, settings: Settings, clock: FakeClock, action: str
+) -> None:
+    faulty = FaultyWire(wire)
+    for _ in range(1000):
+        faulty.lose(action, "before")
+    impatient = Client(faulty, clock, sleep=clock.tick, patience_s=0.5)
     with pytest.raises(StoreUnavailable, match="does not answer"):
-        tables.verify(faulty)
-    faulty.lose("update_item", "before")
-    with pytest.raises(StoreUnavailable, match="first conditional write failed"):
-        tables.warm_up(faulty)
+        tables.verify(impatient, settings.table_prefix)
+        tables.warm_up(impatient, settings.table_prefix)
+    assert clock.elapsed_s <= 0.5
 
 
 # The processors' queue under lost answers
@@ -336,7 +302,7 @@ class Queue:
 
 
 @pytest.fixture
-def faulty_queue(settings: Settings, client: "DynamoDBClient", clock: FakeClock) -> Iterator[Queue]:
+def faulty_queue(settings: Settings, client: Client, clock: FakeClock) -> Iterator[Queue]:
     with asyncio.Runner() as runner:
         queue = Queue(settings, clock, runner)
         yield queue
@@ -381,27 +347,27 @@ def test_attempts_cost_no_request(store: AlternatorTaskStore, faulty_queue: Queu
 
 
 def test_batch_shares_the_writes_of_its_rows(
-    store: AlternatorTaskStore, faulty: FaultyClient
+    store: AlternatorTaskStore, faulty: FaultyWire
 ) -> None:
     store.create_many([task_at(NOON_MS + MINUTE_MS) for _ in range(100)])
-    faulty.calls.clear()
+    faulty.sent.clear()
     assert len(store.create_many([task_at(NOON_MS + MINUTE_MS) for _ in range(100)])) == 100
-    assert Counter(faulty.calls) == {
-        "batch_get_item": 1,
-        "batch_write_item": 300 // 25,
-        "put_item": 100,
+    assert Counter(faulty.sent) == {
+        "BatchGetItem": 1,
+        "BatchWriteItem": 300 // 25,
+        "PutItem": 100,
     }
 
 
 def test_batch_whose_answer_was_lost_is_not_lost(
-    store: AlternatorTaskStore, faulty: FaultyClient
+    store: AlternatorTaskStore, faulty: FaultyWire
 ) -> None:
     tasks = [task_at() for _ in range(10)]
     for when in ("before", "after"):
-        faulty.lose("put_item", when)
+        faulty.lose("PutItem", when)
     assert store.create_many(tasks) == tasks
     for _ in range(1000):
-        faulty.lose("batch_write_item", "before")
+        faulty.lose("BatchWriteItem", "before")
     failed = store.create_many([task_at(), task_at()])
     assert [type(error) for error in failed] == [StoreUnavailable] * 2
 
@@ -494,7 +460,7 @@ def test_open_bucket_is_closed_by_the_sweep(
 
 
 def test_row_that_comes_while_its_open_bucket_is_closed_stays_listed(
-    client: "DynamoDBClient", settings: Settings, faulty_queue: Queue, clock: FakeClock
+    client: Client, settings: Settings, faulty_queue: Queue, clock: FakeClock
 ) -> None:
     """A task of the past is created between the look that finds its bucket empty and the close."""
     store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=4)
@@ -515,11 +481,11 @@ def test_row_that_comes_while_its_open_bucket_is_closed_stays_listed(
 
 
 def test_row_without_a_task_is_deleted_at_the_second_look(
-    store: AlternatorTaskStore, faulty: FaultyClient, faulty_queue: Queue, clock: FakeClock
+    store: AlternatorTaskStore, faulty: FaultyWire, faulty_queue: Queue, clock: FakeClock
 ) -> None:
     """A create can be under way even if its time is long past."""
     task = task_at(NOON_MS - 5 * MINUTE_MS)
-    faulty.lose("put_item", "before", server_error(400, "ValidationException"))
+    faulty.lose("PutItem", "before", outcome.failure("ValidationException", "sorry", 400))
     with pytest.raises(SchedulerError):
         store.create(task)
     sweep = faulty_queue.queue.sweep_overdue
@@ -545,11 +511,11 @@ def test_rows_of_a_create_that_lost_against_another_are_not_shown_and_swept(
 
 
 def test_slow_sweep_deletes_rows_of_tombstones(
-    store: AlternatorTaskStore, faulty: FaultyClient, faulty_queue: Queue
+    store: AlternatorTaskStore, faulty: FaultyWire, faulty_queue: Queue
 ) -> None:
     task = store.create(task_at())
     for _ in range(1000):
-        faulty.lose("batch_write_item", "before")
+        faulty.lose("BatchWriteItem", "before")
     store.delete(task.id, now_ms=NOON_MS, token=IDS())
     assert faulty_queue.run(faulty_queue.queue.sweep_segment(0, 1, now_ms=NOON_MS)) == 2
 
@@ -588,7 +554,7 @@ def test_condition_failures_carry_what_stands_there(
 
 
 def test_transport_names_what_went_wrong(
-    client: "DynamoDBClient", settings: Settings, clock: FakeClock
+    client: Client, settings: Settings, clock: FakeClock
 ) -> None:
     async def ask(request: Request) -> None:
         transport = Transport.open(settings, clock)

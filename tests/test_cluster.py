@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.wall_clock
 
 
 @pytest.fixture
-def cluster(settings: Settings, client: "DynamoDBClient", tmp_path: Path) -> Iterator[Cluster]:
+def cluster(settings: Settings, client: Client, tmp_path: Path) -> Iterator[Cluster]:
     clock = SystemClock()
     settings = replace(settings, shards=16)
     store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=16)
@@ -173,8 +174,10 @@ def test_children_end_with_a_killed_supervisor(cluster: Cluster) -> None:
     cluster.wait_for(lambda: not any(map(is_there, children)), 2)
 
 
-def test_worker_refuses_tables_that_do_not_fit(cluster: Cluster, client: "DynamoDBClient") -> None:
-    client.delete_table(TableName=f"{cluster.settings.table_prefix}schedule")
+def test_worker_refuses_tables_that_do_not_fit(
+    cluster: Cluster, raw_client: "DynamoDBClient"
+) -> None:
+    raw_client.delete_table(TableName=f"{cluster.settings.table_prefix}schedule")
     worker = cluster.worker()
     assert worker.wait(20) == 2
     assert "schedule is missing" in cluster.log()

@@ -6,14 +6,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from chalicelib.alternator import requests
+from chalicelib.alternator.client import Client, TransportThread
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.requests import JsonObject, Request
 from chalicelib.alternator.store import AlternatorTaskStore
@@ -27,9 +26,7 @@ from chalicelib.processor import Processor
 from chalicelib.store import TaskFilter
 from chalicelib.task import Task, TaskState
 from tests.fakes import NOON_MS, FakeClock, Ids, NoWatchdog, new_task
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
+from tests.wires import FaultyWire
 
 HISTORY = 100_000
 HOUR_MS = 3_600_000
@@ -37,19 +34,6 @@ DAYS = 30
 SCHEDULED = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
 
 pytestmark = pytest.mark.wall_clock
-
-
-@contextmanager
-def counted(client: "DynamoDBClient") -> Iterator[Counter[str]]:
-    """Counts the requests that this client sends meanwhile."""
-    sent: Counter[str] = Counter()
-
-    def count(model: Any, **more: object) -> None:
-        sent[model.name] += 1
-
-    client.meta.events.register("before-call.dynamodb.*", count)
-    yield sent
-    client.meta.events.unregister("before-call.dynamodb.*", count)
 
 
 def finished(ids: Ids, rng: Random) -> Task:
@@ -86,35 +70,37 @@ async def write_straight(settings: Settings, puts: Iterator[tuple[str, JsonObjec
 
 
 def test_history_costs_a_list_of_what_is_pending_nothing(
-    settings: Settings, client: "DynamoDBClient"
+    settings: Settings, wire: TransportThread, client: Client
 ) -> None:
     """With 16 shards: the shards, their directories, the hours that are named, and the tasks."""
     settings = replace(settings, shards=16)
     ids, rng = Ids(9), Random(9)
-    store = AlternatorTaskStore(client, FakeClock(), prefix=settings.table_prefix, shards=16)
+    clock, counting = FakeClock(), FaultyWire(wire)
+    watched = Client(counting, clock)
+    store = AlternatorTaskStore(watched, clock, prefix=settings.table_prefix, shards=16)
     due = [new_task(ids, send_ts_ms=NOON_MS + rng.randrange(3 * HOUR_MS)) for _ in range(60)]
     store.create_many(due)
     pending = sorted(due, key=lambda task: (task.send_ts_ms, task.id))
-    with counted(client) as alone:
+    with counting.meanwhile() as alone:
         assert store.list(SCHEDULED).tasks == pending[:50]
 
     history = [finished(ids, rng) for _ in range(HISTORY)]
     indexes = Indexes(settings.table_prefix, 16)
     asyncio.run(write_straight(settings, puts_of(history, settings.table_prefix, indexes)))
-    with counted(client) as among_history:
+    with counting.meanwhile() as among_history:
         page = store.list(SCHEDULED)
     assert page.tasks == pending[:50]
-    assert among_history == alone
-    assert among_history.total() <= 1 + 16 + 3 * 16 + 2
-    with counted(client) as rest:
+    assert Counter(among_history) == Counter(alone)
+    assert len(among_history) <= 1 + 16 + 3 * 16 + 2
+    with counting.meanwhile() as rest:
         assert store.list(replace(SCHEDULED, after=page.next)).tasks == pending[50:]
-    assert rest.total() <= among_history.total()
+    assert len(rest) <= len(among_history)
 
     in_order = sorted(history, key=lambda task: (task.send_ts_ms, task.id))
-    with counted(client) as newest:
+    with counting.meanwhile() as newest:
         assert store.list(TaskFilter(descending=True, until_ms=NOON_MS)).tasks == in_order[:-51:-1]
     hours = len({task.send_ts_ms // HOUR_MS for task in in_order[-50:]})
-    assert newest.total() <= 1 + 16 + (hours + 1) * 16 + 2, "it reads the hours that it shows"
+    assert len(newest) <= 1 + 16 + (hours + 1) * 16 + 2, "it reads the hours that it shows"
 
 
 class Churn:
@@ -178,7 +164,7 @@ def walk(store: AlternatorTaskStore, filter: TaskFilter) -> list[Task]:
 
 
 def test_a_walk_sees_every_lasting_task_once_whatever_others_do(
-    settings: Settings, client: "DynamoDBClient"
+    settings: Settings, client: Client
 ) -> None:
     """Lasting ones are far off, or run meanwhile; many share their instant."""
     clock, ids, rng = SystemClock(), Ids(11), Random(11)

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import trustme
-from chalice.test import Client
+from chalice.test import Client as Caller
 
 import app as entry
 from chalicelib import tick
-from chalicelib.alternator import store as alternator_store
 from chalicelib.alternator import tables
+from chalicelib.alternator.client import Client, TransportThread
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.requests import Request
 from chalicelib.alternator.store import AlternatorTaskStore
@@ -50,13 +50,13 @@ def nodes(engine_url: str) -> Iterator[Front]:
 
 
 @pytest.fixture
-def behind(client: Any, settings: Settings, nodes: Front) -> Settings:
+def behind(client: Client, settings: Settings, nodes: Front) -> Settings:
     """Settings for a client that knows one node only, with the tables created."""
     return replace(settings, endpoints=(nodes.url(),))
 
 
 @pytest.fixture
-def store(client: Any, settings: Settings) -> AlternatorTaskStore:
+def store(client: Client, settings: Settings) -> AlternatorTaskStore:
     """Straight to the engine."""
     return AlternatorTaskStore(client, CLOCK, prefix=settings.table_prefix, shards=4)
 
@@ -65,6 +65,11 @@ def create(store: AlternatorTaskStore, count: int) -> list[Task]:
     now_ms = CLOCK.now_ms()
     tasks = [new_task(IDS, send_ts_ms=now_ms, now_ms=now_ms) for _ in range(count)]
     return [store.create(task) for task in tasks]
+
+
+def connected(settings: Settings) -> Client:
+    """A client that looks at the nodes every 0.2 s."""
+    return Client(TransportThread(lambda: Transport.open(settings, CLOCK, REFRESH_S)), CLOCK)
 
 
 def with_queue(settings: Settings, use: Callable[[AlternatorTaskQueue], Awaitable[Any]]) -> Any:
@@ -222,7 +227,7 @@ def test_looks_are_few_and_end(behind: Settings, nodes: Front) -> None:
 def test_views_write_a_task_to_one_node_and_survive_the_loss_of_one(
     behind: Settings, nodes: Front
 ) -> None:
-    client = alternator_store.connect(behind)
+    client = connected(behind)
     store = AlternatorTaskStore(client, CLOCK, prefix=behind.table_prefix, shards=4)
     for task in create(store, 12):
         store.delete(task.id, now_ms=CLOCK.now_ms(), token=IDS())
@@ -236,20 +241,21 @@ def test_views_write_a_task_to_one_node_and_survive_the_loss_of_one(
     assert [store.get(task.id) for task in tasks] == tasks
     assert set.union(*nodes.hosts_by_id().values()) == {HOSTS[0], HOSTS[2]}
     nodes.start(HOSTS[1])
+    pause(1.0 + 2 * REFRESH_S)
     nodes.seen.clear()
     create(store, 12)
-    alternator_store.close(client)
+    client.close()
     assert set.union(*nodes.hosts_by_id().values()) == set(HOSTS)
 
 
 def test_both_clients_write_a_task_to_the_same_node(behind: Settings, nodes: Front) -> None:
-    client = alternator_store.connect(behind)
+    client = connected(behind)
     store = AlternatorTaskStore(client, CLOCK, prefix=behind.table_prefix, shards=4)
     tasks = create(store, 30)
     with_queue(behind, lambda queue: work(queue, tasks))
     for task in tasks:
         store.delete(task.id, now_ms=CLOCK.now_ms(), token=IDS())
-    alternator_store.close(client)
+    client.close()
     hosts = nodes.hosts_by_id()
     assert len(hosts) == 30
     assert {len(of_one) for of_one in hosts.values()} == {1}
@@ -269,19 +275,19 @@ def guarded(behind: Settings, nodes: Front) -> Settings:
 
 
 def test_both_clients_sign_as_the_store_checks(guarded: Settings, nodes: Front) -> None:
-    client = alternator_store.connect(guarded)
+    client = connected(guarded)
     tables.verify(client, guarded.table_prefix)
     store = AlternatorTaskStore(client, CLOCK, prefix=guarded.table_prefix, shards=4)
     tasks = create(store, 5)
     with_queue(guarded, lambda queue: work(queue, tasks))
     assert [store.get(task.id).result for task in tasks] == ["done"] * 5
-    alternator_store.close(client)
+    client.close()
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_refused_credentials_are_told_at_once(guarded: Settings, nodes: Front, wrong: str) -> None:
     settings = replace(guarded, **WRONG[wrong])
-    client = alternator_store.connect(settings)
+    client = connected(settings)
     store = AlternatorTaskStore(client, CLOCK, prefix=settings.table_prefix, shards=4)
     task = new_task(IDS, send_ts_ms=CLOCK.now_ms())
     said = "ALTERNATOR_USER and ALTERNATOR_SECRET"
@@ -290,7 +296,7 @@ def test_refused_credentials_are_told_at_once(guarded: Settings, nodes: Front, w
         with pytest.raises(StoreUnavailable, match=said):
             ask()
         assert len(nodes.seen) == 1, "asked once, not again and again"
-    alternator_store.close(client)
+    client.close()
     nodes.seen.clear()
     with pytest.raises(StoreUnavailable, match=said):
         with_queue(settings, lambda queue: read(queue, 1))
@@ -303,16 +309,16 @@ def test_api_with_refused_credentials_is_unavailable_at_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    client = alternator_store.connect(replace(guarded, secret="wrong"))
+    client = connected(replace(guarded, secret="wrong"))
     store = AlternatorTaskStore(client, CLOCK, prefix=guarded.table_prefix, shards=4)
     api = Api(store, CLOCK, new_id=IDS)
     monkeypatch.setattr(entry, "service", lambda: api)
     body = json.dumps({"type": "Baz", "send_ts": "2030-01-01T00:00:00Z"}).encode()
-    response = Client(entry.app, project_dir=str(ROOT)).http.post("/task", headers=JSON, body=body)
+    response = Caller(entry.app, project_dir=str(ROOT)).http.post("/task", headers=JSON, body=body)
     expect_error(response, 503, "StoreUnavailable")
     assert len(nodes.seen) == 1
     assert "ALTERNATOR_USER and ALTERNATOR_SECRET" in caplog.text
-    alternator_store.close(client)
+    client.close()
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -361,7 +367,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def secured(
-    client: Any, settings: Settings, engine_url: str, authority: trustme.CA, tmp_path: Path
+    client: Client, settings: Settings, engine_url: str, authority: trustme.CA, tmp_path: Path
 ) -> Iterator[tuple[Settings, Front]]:
     """Nodes with certificates for their addresses, and settings that trust who issued them."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -374,7 +380,7 @@ def secured(
 
 def test_both_clients_speak_tls_with_all_nodes(secured: tuple[Settings, Front]) -> None:
     settings, nodes = secured
-    client = alternator_store.connect(settings)
+    client = connected(settings)
     store = AlternatorTaskStore(client, CLOCK, prefix=settings.table_prefix, shards=4)
     tasks = create(store, 12)
     assert nodes.counts().keys() == set(HOSTS)
@@ -382,7 +388,7 @@ def test_both_clients_speak_tls_with_all_nodes(secured: tuple[Settings, Front]) 
     with_queue(settings, lambda queue: work(queue, tasks))
     assert nodes.counts().keys() == set(HOSTS)
     assert [store.get(task.id).result for task in tasks] == ["done"] * 12
-    alternator_store.close(client)
+    client.close()
 
 
 @pytest.mark.parametrize("has_file", [True, False])
@@ -393,7 +399,7 @@ def test_certificate_of_somebody_else_is_named(
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     settings = replace(settings, ca_file=str(other) if has_file else None)
-    client = alternator_store.connect(settings)
+    client = connected(settings)
     store = AlternatorTaskStore(client, CLOCK, prefix=settings.table_prefix, shards=4)
     started_s = CLOCK.monotonic_s()
     with pytest.raises(StoreUnavailable, match="ALTERNATOR_CA_FILE"):
@@ -401,7 +407,7 @@ def test_certificate_of_somebody_else_is_named(
     with pytest.raises(StoreUnavailable, match="ALTERNATOR_CA_FILE"):
         store.check()
     assert CLOCK.monotonic_s() - started_s < 5
-    alternator_store.close(client)
+    client.close()
 
     async def ask(queue: AlternatorTaskQueue) -> None:
         with pytest.raises(StoreUnavailable, match="ALTERNATOR_CA_FILE"):
@@ -421,7 +427,7 @@ def test_file_without_certificates_is_refused(
         file.write_bytes(content)
     settings = replace(settings, ca_file=str(file))
     with pytest.raises(InvalidSetting, match=r"ALTERNATOR_CA_FILE=.*odd\.pem"):
-        alternator_store.connect(settings)
+        connected(settings)
     with pytest.raises(InvalidSetting, match=r"ALTERNATOR_CA_FILE=.*odd\.pem"):
         with_queue(settings, lambda queue: read(queue, 1))
     done = start_worker(settings)

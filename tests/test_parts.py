@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from random import Random
-from typing import TYPE_CHECKING
 
 import pytest
 
 from chalicelib import fleet, isolation, log, tick
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import ClockOffset, SystemClock, pause
 from chalicelib.config import Settings
@@ -21,9 +21,6 @@ from chalicelib.handlers import HANDLERS, LinePrinter, Run, handles
 from chalicelib.store import Heartbeat
 from chalicelib.task import Task, TaskState
 from tests.fakes import NOON_MS, Ids, new_task
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 
 def run_of(type: str, bar_url: str = "http://127.0.0.1:1/") -> Run:
@@ -282,7 +279,7 @@ def test_cancelling_ends_the_process() -> None:
 
 @pytest.mark.wall_clock
 def test_tick_runs_what_is_due(
-    client: "DynamoDBClient", settings: Settings, capfd: pytest.CaptureFixture[str]
+    client: Client, settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
     clock = SystemClock()
     store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=4)
@@ -301,7 +298,7 @@ def test_tick_runs_what_is_due(
 
 
 @pytest.mark.wall_clock
-def test_tick_without_time_claims_nothing(client: "DynamoDBClient", settings: Settings) -> None:
+def test_tick_without_time_claims_nothing(client: Client, settings: Settings) -> None:
     store = AlternatorTaskStore(client, SystemClock(), prefix=settings.table_prefix, shards=4)
     now_ms = SystemClock().now_ms()
     task = store.create(new_task(Ids(6), send_ts_ms=now_ms + 3_000, now_ms=now_ms))

@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 
 from chalicelib.alternator import requests
+from chalicelib.alternator.client import Client
+from chalicelib.alternator.requests import Request
+from chalicelib.config import Settings
 from chalicelib.task import LEASE_MS
 from tests.fakes import NOON_MS, Ids, new_task
 from tests.profile import OutsideProfile, check
@@ -74,6 +77,7 @@ def test_request_outside_is_named(action: str, body: dict[str, Any], rule: str) 
         check(action, body)
 
 
-def test_clients_of_the_tests_are_checked(client: Any, settings: Any) -> None:
+def test_clients_of_the_tests_are_checked(client: Client, settings: Settings) -> None:
+    body = {"TableName": f"{settings.table_prefix}tasks", "Item": {"id": {"S": "x"}}}
     with pytest.raises(OutsideProfile, match="must be conditional"):
-        client.put_item(TableName=f"{settings.table_prefix}tasks", Item={"id": {"S": "x"}})
+        client.decide(Request("PutItem", body))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chalicelib.alternator import tables
+from chalicelib.alternator.client import Client, TransportThread
 from chalicelib.alternator.tables import TABLES
 from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
@@ -28,7 +29,7 @@ from tests.conftest import free_port
 from tests.front import HOSTS, Front, front
 
 if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
+    pass
 
 FRESH = "WITH gc_grace_seconds = 864000 AND comment = ''"
 """How Alternator makes a table: ten days, and no mode named."""
@@ -125,7 +126,7 @@ class Site:
 
     options: Options
     nodes: Front
-    client: "DynamoDBClient"
+    client: Client
     cql: FakeCql = field(default_factory=FakeCql)
     said: list[str] = field(default_factory=list)
     clock: Clock = field(default_factory=SystemClock)
@@ -157,10 +158,10 @@ def given(*words: str) -> argparse.Namespace:
 
 
 @pytest.fixture
-def site(engine_url: str, settings: Settings, raw_client: "DynamoDBClient") -> Iterator[Site]:
+def site(engine_url: str, settings: Settings, wire: TransportThread) -> Iterator[Site]:
     with front(engine_url, *HOSTS) as nodes:
         env = {"ALTERNATOR_ENDPOINTS": nodes.url(), "TABLE_PREFIX": settings.table_prefix}
-        yield Site(Options.of(given(), env), nodes, raw_client)
+        yield Site(Options.of(given(), env), nodes, Client(wire, SystemClock()))
 
 
 # The plan

@@ -10,10 +10,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock
@@ -22,9 +23,6 @@ from chalicelib.errors import TaskNotFound, TaskRunning
 from chalicelib.store import Hint
 from chalicelib.task import LEASE_MS, Task, TaskState
 from tests.fakes import Ids, new_task
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 RACES = 400
 """Of each kind; of delete against claim more."""
@@ -107,7 +105,7 @@ class Track:
 
 
 @pytest.fixture
-def track(settings: Settings, client: "DynamoDBClient") -> Iterator[Track]:
+def track(settings: Settings, client: Client) -> Iterator[Track]:
     clock = SystemClock()
     store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=settings.shards)
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from chalicelib.alternator import store as alternator_store
+from chalicelib.alternator.client import Client
+from chalicelib.alternator.requests import Request
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.alternator.tables import TABLES
 from chalicelib.clock import SystemClock, pause
@@ -34,10 +35,10 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
     monkeypatch.setenv("TABLE_PREFIX", f"test_{mark}_")
     options = Options.of(parser.parse_args(words))
     yield options
-    client = alternator_store.connect(options.settings)
+    client = Client.connect(options.settings, SystemClock())
     for table in TABLES:
-        client.delete_table(TableName=options.prefix + table.name)
-    alternator_store.close(client)
+        client.decide(Request("DeleteTable", {"TableName": options.prefix + table.name}))
+    client.close()
     cql = DriverCql.connect(options)
     cql.rows(f"DROP ROLE IF EXISTS {plan.quoted(str(options.role))}")
     cql.close()
@@ -46,7 +47,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
 def test_provision_twice_then_nothing_is_wrong(options: Options) -> None:
     clock = SystemClock()
     nodes = Nodes(options.settings, clock)
-    client = alternator_store.connect(options.settings)
+    client = Client.connect(options.settings, clock)
     cql = DriverCql.connect(options)
     said: list[str] = []
     for _ in range(2):
@@ -59,5 +60,5 @@ def test_provision_twice_then_nothing_is_wrong(options: Options) -> None:
     task = store.create(new_task(Ids(), now_ms=clock.now_ms(), send_ts_ms=clock.now_ms() + 60_000))
     assert store.get(task.id) == task
     store.delete(task.id, now_ms=clock.now_ms(), token=str(uuid.uuid4()))
-    alternator_store.close(client)
+    client.close()
     cql.close()

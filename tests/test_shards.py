@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING
 
 import pytest
 
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
@@ -16,9 +15,6 @@ from chalicelib.store import TaskFilter
 from chalicelib.task import Task, TaskState, shard_of
 from tests.cluster import Cluster
 from tests.fakes import Ids, new_task
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 pytestmark = pytest.mark.wall_clock
 
@@ -29,9 +25,9 @@ STEPS = (4, 16, 2)
 class Rollout(Cluster):
     """A cluster whose clients and workers can be given another SHARDS each."""
 
-    def with_shards(self, client: "DynamoDBClient", shards: int) -> "Rollout":
+    def with_shards(self, client: Client, shards: int) -> "Rollout":
         prefix = self.settings.table_prefix
-        store = AlternatorTaskStore(client, self.clock, prefix=prefix, shards=shards, rng=Random(0))
+        store = AlternatorTaskStore(client, self.clock, prefix=prefix, shards=shards)
         return Rollout(
             replace(self.settings, shards=shards),
             store,
@@ -45,9 +41,7 @@ class Rollout(Cluster):
 
 
 @pytest.fixture
-def rollouts(
-    settings: Settings, client: "DynamoDBClient", tmp_path: Path
-) -> Iterator[list[Rollout]]:
+def rollouts(settings: Settings, client: Client, tmp_path: Path) -> Iterator[list[Rollout]]:
     store = AlternatorTaskStore(client, SystemClock(), prefix=settings.table_prefix)
     first = Rollout(settings, store, tmp_path)
     yield [first.with_shards(client, shards) for shards in STEPS]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.config import Settings
@@ -27,9 +28,6 @@ from chalicelib.store import Hint, Position, TaskFilter, TaskQueue, TaskStore
 from chalicelib.task import FINISHED, LEASE_MS, VISIBLE, Task
 from tests.fakes import NOON_MS, FakeClock, Ids, new_task
 from tests.profile import CheckedTransport
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 DAY_MS = 86_400_000
 SHARDS = 4
@@ -180,7 +178,7 @@ def walk(store: TaskStore, filter: TaskFilter) -> Any:
 
 
 @pytest.mark.wall_clock
-def test_stores_agree(client: "DynamoDBClient", settings_of_tables: Settings) -> None:
+def test_stores_agree(client: Client, settings_of_tables: Settings) -> None:
     clock, prefix = FakeClock(), settings_of_tables.table_prefix
     with asyncio.Runner() as runner:
 

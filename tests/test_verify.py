@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chalicelib.alternator import requests
+from chalicelib.alternator.client import Client
 from chalicelib.config import Settings
 from chalicelib.task import Task
 from local import verify
@@ -378,7 +379,7 @@ def write(path: Path, history: History) -> str:
 
 
 def test_command_tells_a_kept_promise(
-    client: "DynamoDBClient", raw_client: "DynamoDBClient", settings: Settings, tmp_path: Path
+    client: Client, raw_client: "DynamoDBClient", settings: Settings, tmp_path: Path
 ) -> None:
     history = History()
     history.attempt(0)
@@ -398,7 +399,7 @@ def test_command_tells_a_kept_promise(
 
 
 def test_command_tells_a_broken_one(
-    client: "DynamoDBClient", raw_client: "DynamoDBClient", settings: Settings, tmp_path: Path
+    client: Client, raw_client: "DynamoDBClient", settings: Settings, tmp_path: Path
 ) -> None:
     history = History()
     history.attempt(0)

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any
 
 from chalicelib import isolation
-from chalicelib.alternator import outcome, store, tables
+from chalicelib.alternator import outcome, tables
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.attempt import Attempts
 from chalicelib.clock import Clock, SystemClock, pause
@@ -50,7 +51,7 @@ def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bo
     told = ""
     while not is_stopped():
         try:
-            client = client or store.connect(settings)
+            client = client or Client.connect(settings, clock, patience_s=STORE_WAIT_S)
             tables.verify(client, settings.table_prefix)
             tables.warm_up(client, settings.table_prefix)
             break
@@ -61,7 +62,7 @@ def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bo
                 log.warning("waiting for the store: %s", error, extra={"action": "store_waited"})
             pause(STORE_WAIT_S)
     if client is not None:
-        store.close(client)
+        client.close()
 
 
 def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) -> None:

@@ -10,7 +10,8 @@ import contextlib
 import ipaddress
 import logging
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from hashlib import blake2b
 from urllib.parse import urlsplit
 
 import orjson
@@ -115,12 +116,12 @@ class Nodes:
         return _rotated(self._seeds, turn)[0]
 
     def choose_for(self, key: str, attempt: int) -> Peer:
-        """The node for writes of a key: the same one for as long as it answers, and the one that
-        the views' client chooses. Each attempt takes another."""
+        """The node for writes of a key: the same one for as long as it answers, whoever writes.
+        Each attempt takes another."""
         for peers in (self._peers, self._seeds):
             if up := [peer for peer in _planned(peers, key) if not peer.is_down]:
                 return up[attempt % len(up)]
-        return [*_planned(self._seeds, key)][attempt % len(self._seeds)]
+        return _planned(self._seeds, key)[attempt % len(self._seeds)]
 
     async def close(self) -> None:
         self._watching.cancel()
@@ -181,18 +182,11 @@ class Nodes:
         return sorted(f"{seed.scheme}://{name}{port}" for name in names)
 
 
-def _planned(peers: Sequence[Peer], key: str) -> Iterator[Peer]:
-    """In the order in which ScyllaDB's clients try nodes for a partition key of type S."""
+def _planned(peers: Sequence[Peer], key: str) -> Sequence[Peer]:
+    """In the order in which writes of a key try them: all that know the same nodes agree on it."""
     if len(peers) == 1:
-        return iter(peers)
-    # Imported here: it takes a while, and a single node does not owe it.
-    from alternator.core.hashing import hash_attribute_value
-    from alternator.core.query_plan import LazyQueryPlan
-
-    plan = LazyQueryPlan(
-        sorted({peer.address for peer in peers}), seed=hash_attribute_value("S", key)
-    )
-    return (peer for address in plan for peer in peers if peer.address == address)
+        return peers
+    return sorted(peers, key=lambda peer: blake2b(f"{peer.address}/{key}".encode()).digest())
 
 
 def _rotated(peers: Sequence[Peer], turn: int) -> Sequence[Peer]:

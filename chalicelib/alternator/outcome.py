@@ -47,7 +47,7 @@ def failure(code: str, message: str, status: int, item: Item | None = None) -> E
         return StoreMismatch(f"a table is missing: {message}", reason=code)
     if code in UNAUTHORIZED:
         return refused(code, message)
-    return SchedulerError(f"the store refused a request: {code}: {message}")
+    return SchedulerError(f"the store refused a request: {code}: {message}", reason=code)
 
 
 def refused(code: str, message: str) -> StoreUnavailable:

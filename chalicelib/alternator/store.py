@@ -1,23 +1,18 @@
-"""TaskStore on Alternator, for the views: blocking, on ScyllaDB's own client."""
+"""TaskStore on Alternator, for the views: blocking."""
 
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from random import Random
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import Self, TypeVar
 
-import alternator
-from botocore.exceptions import BotoCoreError, ClientError
-
-from chalicelib.alternator import outcome, requests, tables, time_index, tls
-from chalicelib.alternator.outcome import ConditionFailed, Unanswered
-from chalicelib.alternator.requests import Item, JsonObject, Request
+from chalicelib.alternator import requests, tables, time_index
+from chalicelib.alternator.client import Client
+from chalicelib.alternator.outcome import ConditionFailed
+from chalicelib.alternator.requests import Item, Request
 from chalicelib.alternator.time_index import Announced, Indexes, Row, TimeIndex
-from chalicelib.clock import Clock, Sleep, pause
+from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import (
     SchedulerError,
@@ -36,80 +31,27 @@ from chalicelib.store import (
 )
 from chalicelib.task import Task, TaskState
 
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-
 T = TypeVar("T")
 R = TypeVar("R")
 
-DEADLINE_S = 8.0
-"""A call gives up after this; API Gateway would at 29 s."""
-TRY_TIMEOUT_S = 3.0
 EXAMINED_MAX = 2_000
 DIRECTORY_PAGE = 200
 PARALLEL_QUERIES = 8
 
-_METHODS = {
-    "BatchGetItem": "batch_get_item",
-    "BatchWriteItem": "batch_write_item",
-    "DeleteItem": "delete_item",
-    "GetItem": "get_item",
-    "PutItem": "put_item",
-    "Query": "query",
-    "UpdateItem": "update_item",
-}
-
-
-def connect(settings: Settings) -> "DynamoDBClient":
-    """ScyllaDB's client for these nodes: writes of a key go to one node, or else to another.
-
-    Raises InvalidSetting for an ALTERNATOR_CA_FILE that cannot be used.
-    """
-    tls.context(settings)
-    nodes = [urlsplit(endpoint) for endpoint in settings.endpoints]
-    scheme = nodes[0].scheme
-    ca_files = [Path(settings.ca_file)] if settings.ca_file else []
-    config = alternator.Config(
-        seed_hosts=[node.hostname or "" for node in nodes],
-        port=nodes[0].port or (443 if scheme == "https" else 80),
-        scheme="https" if scheme == "https" else "http",
-        tls=alternator.TLS(custom_ca_cert_paths=ca_files, trust_system_ca_certs=not ca_files),
-        # A try of its own would begin with the same node again; the second of one goes to another.
-        retries=alternator.RetryConfig(max_attempts=2),
-        key_affinity=alternator.KeyRouteAffinityConfig(
-            mode=alternator.KeyRouteAffinityMode.RMW,
-            table_pk_attributes={f"{settings.table_prefix}tasks": "id"},
-        ),
-        timeouts=alternator.TimeoutConfig(
-            discovery_seconds=1.0, connect_seconds=1.0, read_seconds=TRY_TIMEOUT_S
-        ),
-        node_list_polling=alternator.NodeListPollingConfig(
-            active_interval_ms=5_000, idle_interval_ms=60_000
-        ),
-        aws_region=settings.region,
-    )
-    auth = alternator.Auth.static_credentials(settings.user, settings.secret)
-    trusted = {"verify": settings.ca_file} if settings.ca_file else {}
-    client: DynamoDBClient = alternator.create_client(config, auth=auth, **trusted)
-    return client
-
 
 class AlternatorTaskStore:
-    """The contract of TaskStore, on any boto3 DynamoDB client.
+    """The contract of TaskStore.
 
-    rng spreads the retries; sleep waits between them. examined_max: a page is cut short after
-    about so many rows that did not fit its filter.
+    examined_max: a page is cut short after about so many rows that did not fit its filter.
     """
 
     def __init__(
         self,
-        client: "DynamoDBClient",
+        client: Client,
         clock: Clock,
         *,
         prefix: str = "",
         shards: int = 16,
-        rng: Random | None = None,
-        sleep: Sleep = pause,
         examined_max: int = EXAMINED_MAX,
     ) -> None:
         self._client = client
@@ -119,27 +61,25 @@ class AlternatorTaskStore:
         self._indexes = Indexes(prefix, shards)
         self._announced = Announced()
         self._announced_lock = Lock()
-        self._rng = rng or Random()
-        self._sleep = sleep
         self._examined_max = examined_max
         self._pool = ThreadPoolExecutor(PARALLEL_QUERIES, thread_name_prefix="query")
 
     @classmethod
     def connect(cls, settings: Settings, clock: Clock) -> Self:
         prefix, shards = settings.table_prefix, settings.shards
-        return cls(connect(settings), clock, prefix=prefix, shards=shards)
+        return cls(Client.connect(settings, clock), clock, prefix=prefix, shards=shards)
 
     def check(self) -> None:
         tables.verify(self._client, self._prefix)
 
     def create(self, task: Task) -> Task:
-        deadline_s = self._deadline_s()
+        deadline_s = self._client.deadline_s()
         self._put_rows([task], deadline_s)
         return self._put(task, deadline_s)
 
     def create_many(self, tasks: Sequence[Task]) -> Sequence[Task | SchedulerError]:
         """Known ones are found first: no rows are put again that may have been taken away."""
-        deadline_s = self._deadline_s()
+        deadline_s = self._client.deadline_s()
         try:
             known = self._get_many([task.id for task in tasks], deadline_s)
             self._put_rows([task for task in tasks if task.id not in known], deadline_s)
@@ -158,13 +98,15 @@ class AlternatorTaskStore:
 
     def _put(self, task: Task, deadline_s: float) -> Task:
         try:
-            self._decide(requests.create(self._tasks, task), deadline_s)
+            self._client.decide(
+                requests.create(self._tasks, task), key=task.id, deadline_s=deadline_s
+            )
         except ConditionFailed as refused:
             return _same_create(task, requests.decode_task(refused.item or {}))
         return task
 
     def get(self, task_id: str) -> Task:
-        answer = self._decide(requests.get(self._tasks, task_id))
+        answer = self._client.decide(requests.get(self._tasks, task_id))
         task = requests.decode_task(answer["Item"]) if "Item" in answer else None
         if task is None or task.state is TaskState.DELETED:
             raise TaskNotFound(id=task_id)
@@ -173,7 +115,7 @@ class AlternatorTaskStore:
     def delete(self, task_id: str, *, now_ms: int, token: str) -> None:
         request = requests.delete(self._tasks, task_id, now_ms=now_ms, token=token)
         try:
-            before = self._decide(request)["Attributes"]
+            before = self._client.decide(request, key=task_id)["Attributes"]
         except ConditionFailed as refused:
             if not requests.is_mine(refused.item, "token", token, [TaskState.DELETED]):
                 raise self._not_deletable(task_id, refused.item) from None
@@ -203,14 +145,14 @@ class AlternatorTaskStore:
         return TaskPage(found, None)
 
     def heartbeats(self) -> Sequence[Heartbeat]:
-        rows = self._rows(requests.query(f"{self._prefix}workers", "fleet", tables.FLEET))
+        rows = self._client.items(requests.query(f"{self._prefix}workers", "fleet", tables.FLEET))
         return [requests.decode_heartbeat(row) for row in rows]
 
     def has_hint(self, task: Task) -> bool:
         if task.due_at_ms is None:
             return False
         row = self._indexes.hint_row(task.due_at_ms, task.id, task.type)
-        return "Item" in self._decide(requests.get_row(row.table, row.key))
+        return "Item" in self._client.decide(requests.get_row(row.table, row.key))
 
     def _not_deletable(self, task_id: str, item: Item | None) -> Exception:
         task = requests.decode_task(item) if item else None
@@ -252,14 +194,14 @@ class AlternatorTaskStore:
         """What a deleted task leaves; the sweep takes what a crash or the store keeps from us."""
         try:
             rows = self._indexes.rows(before)
-            self._write(time_index.batches(rows, delete=True), self._deadline_s())
+            self._write(time_index.batches(rows, delete=True), self._client.deadline_s())
         except StoreUnavailable:
             return
 
     def _write(self, writes: Iterable[Request], deadline_s: float) -> None:
         for request in writes:
             while request.body["RequestItems"]:
-                answer = self._decide(request, deadline_s)
+                answer = self._client.decide(request, deadline_s=deadline_s)
                 left = answer.get("UnprocessedItems") or {}
                 request = Request("BatchWriteItem", {"RequestItems": left})
 
@@ -287,7 +229,7 @@ class AlternatorTaskStore:
                 previous = position
 
     def _shards(self, index: TimeIndex) -> Sequence[int]:
-        rows = self._rows(requests.query(index.table, "slot", index.root))
+        rows = self._client.items(requests.query(index.table, "slot", index.root))
         return sorted({int(row["at"]["S"]) for row in rows})
 
     def _buckets(
@@ -314,8 +256,7 @@ class AlternatorTaskStore:
             limit=DIRECTORY_PAGE,
             descending=descending,
         )
-        first = self._decide(request)
-        rows = self._pages(request, first)
+        rows = self._client.items(request)
         return ((time_index.time_of(row["at"]["S"]), shard) for row in rows)
 
     def _bucket(
@@ -335,29 +276,18 @@ class AlternatorTaskStore:
                 limit=max(filter.limit + 1, 50),
                 descending=filter.descending,
             )
-            first = self._decide(request)
-            return map(time_index.position_of, self._pages(request, first))
+            return map(time_index.position_of, self._client.items(request))
 
         return heapq.merge(*self._map(stream, shards), reverse=filter.descending)
-
-    def _rows(self, request: Request) -> Iterator[Item]:
-        return self._pages(request, self._decide(request))
-
-    def _pages(self, request: Request, answer: JsonObject) -> Iterator[Item]:
-        """All rows; a page can be empty and still not be the last."""
-        while True:
-            yield from answer["Items"]
-            start = answer.get("LastEvaluatedKey")
-            if not start:
-                return
-            answer = self._decide(Request("Query", request.body | {"ExclusiveStartKey": start}))
 
     def _get_many(self, ids: Sequence[str], deadline_s: float | None = None) -> Mapping[str, Task]:
         """At most 100 tasks; records of a newer version are left out."""
         keys: Sequence[Item] = [{"id": {"S": id}} for id in dict.fromkeys(ids)]
         tasks: dict[str, Task] = {}
         while keys:
-            answer = self._decide(requests.get_many(self._tasks, keys), deadline_s)
+            answer = self._client.decide(
+                requests.get_many(self._tasks, keys), deadline_s=deadline_s
+            )
             for item in answer["Responses"].get(self._tasks, []):
                 try:
                     tasks[item["id"]["S"]] = requests.decode_task(item)
@@ -371,53 +301,9 @@ class AlternatorTaskStore:
             return [function(items[0])]
         return list(self._pool.map(function, items))
 
-    # One request
-
-    def _deadline_s(self) -> float:
-        return self._clock.monotonic_s() + DEADLINE_S
-
-    def _decide(self, request: Request, deadline_s: float | None = None) -> JsonObject:
-        """Send until there is an answer. Raises ConditionFailed, StoreUnavailable, StoreMismatch.
-
-        Sending again is safe: reads and plain writes repeat, and a conditional write that was
-        applied before is refused and known by its token.
-        """
-        deadline_s = self._deadline_s() if deadline_s is None else deadline_s
-        for pause_s in outcome.pauses_s(self._rng):
-            try:
-                return self._send(request)
-            except Unanswered as error:
-                if self._clock.monotonic_s() + pause_s > deadline_s:
-                    text = f"the store does not answer: {error}"
-                    raise StoreUnavailable(text, cause=str(error)) from error
-            self._sleep(pause_s)
-        raise AssertionError("pauses never end")
-
-    def _send(self, request: Request) -> JsonObject:
-        try:
-            answer: Any = getattr(self._client, _METHODS[request.action])(**request.body)
-            return dict(answer)
-        except ClientError as error:
-            response: Any = error.response
-            raise outcome.failure(
-                response["Error"]["Code"],
-                response["Error"].get("Message", ""),
-                response["ResponseMetadata"]["HTTPStatusCode"],
-                response.get("Item"),
-            ) from error
-        except (BotoCoreError, alternator.AlternatorError, OSError) as error:
-            if why := tls.distrust(error):
-                raise StoreUnavailable(why) from error
-            raise Unanswered(repr(error)) from error
-
 
 def _same_create(task: Task, stored: Task) -> Task:
     """What stands under the id of a task to create. Raises TaskExists if another create made it."""
     if stored.token != task.token:
         raise TaskExists(stored)
     return stored
-
-
-def close(client: "DynamoDBClient") -> None:
-    """End a client of `connect`: its connections, and the thread that watches the nodes."""
-    alternator.close_client(client)

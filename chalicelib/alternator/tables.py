@@ -1,16 +1,15 @@
 """The four tables: created with explicit keys and write isolation, and verified at start."""
 
+import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from chalicelib.alternator import outcome, requests, tls
+from chalicelib.alternator import requests
+from chalicelib.alternator.client import Client
+from chalicelib.alternator.outcome import ConditionFailed
+from chalicelib.alternator.requests import JsonObject, Request
 from chalicelib.clock import Sleep, pause
-from chalicelib.errors import StoreMismatch, StoreUnavailable
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
+from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
 
 ISOLATION = "system:write_isolation"
 PURGE_ATTRIBUTE = "purge_at_s"
@@ -44,22 +43,20 @@ TABLES = (
 )
 
 
-def create(client: "DynamoDBClient", prefix: str = "", sleep: Sleep = pause) -> None:
+def create(client: Client, prefix: str = "", sleep: Sleep = pause) -> None:
     """Create the tables that are missing and wait until they can be used."""
     for table in TABLES:
         try:
-            client.create_table(**definition(table, prefix))
-        except ClientError as error:
-            # A 500 can come although the table was created; the wait below decides.
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] < 500 and (
-                error.response["Error"]["Code"] != "ResourceInUseException"
-            ):
+            # A failure can come although the table was created; the wait below decides.
+            client.decide(Request("CreateTable", definition(table, prefix)))
+        except SchedulerError as error:
+            if error.details.get("reason") != "ResourceInUseException":
                 raise
         _wait_active(client, prefix + table.name, sleep)
     _expire_tombstones(client, f"{prefix}tasks")
 
 
-def verify(client: "DynamoDBClient", prefix: str = "") -> None:
+def verify(client: Client, prefix: str = "") -> None:
     """Raise StoreMismatch unless every table is there with the keys and tags it needs.
 
     Raises StoreUnavailable when the store does not answer.
@@ -68,42 +65,36 @@ def verify(client: "DynamoDBClient", prefix: str = "") -> None:
         verify_table(client, table, prefix)
 
 
-def verify_table(client: "DynamoDBClient", table: Table, prefix: str = "") -> None:
+def verify_table(client: Client, table: Table, prefix: str = "") -> None:
     """As verify, for one table."""
     name = prefix + table.name
-    try:
-        described: Any = client.describe_table(TableName=name)["Table"]
-        tags = client.list_tags_of_resource(ResourceArn=described["TableArn"]).get("Tags", [])
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "ResourceNotFoundException":
-            raise StoreMismatch(
-                f"table {name} is missing: create the tables with `python -m local tables`",
-                table=name,
-            ) from error
-        raise _unavailable(f"table {name} cannot be described", error) from error
-    except BotoCoreError as error:
-        raise _unavailable("the store does not answer", error) from error
+    described = describe(client, name)
+    if described is None:
+        raise StoreMismatch(
+            f"table {name} is missing: create the tables with `python -m local tables`",
+            table=name,
+        )
+    tagged = Request("ListTagsOfResource", {"ResourceArn": described["TableArn"]})
+    tags = client.decide(tagged).get("Tags", [])
     isolation = {tag["Key"]: tag["Value"] for tag in tags}.get(ISOLATION)
     _expect(name, "keys", described["KeySchema"], table.key_schema)
     _expect(name, f"tag {ISOLATION}", isolation, table.isolation)
 
 
-def warm_up(client: "DynamoDBClient", prefix: str = "") -> None:
+def warm_up(client: Client, prefix: str = "") -> None:
     """Make the first conditional write, which on ScyllaDB can take long, before anyone waits."""
+    with contextlib.suppress(ConditionFailed):
+        client.decide(requests.warm_up(f"{prefix}tasks"))
+
+
+def describe(client: Client, name: str) -> JsonObject | None:
+    """What the store says of a table; None if it is not there."""
     try:
-        client.update_item(**requests.warm_up(f"{prefix}tasks").body)
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-            raise _unavailable("the first conditional write failed", error) from error
-    except BotoCoreError as error:
-        raise _unavailable("the store does not answer", error) from error
-
-
-def _unavailable(what: str, error: ClientError | BotoCoreError) -> StoreUnavailable:
-    if isinstance(error, ClientError) and error.response["Error"]["Code"] in outcome.UNAUTHORIZED:
-        told = error.response["Error"]
-        return outcome.refused(told["Code"], told.get("Message", ""))
-    return StoreUnavailable(f"{what}: {tls.distrust(error) or error}")
+        answer = client.decide(Request("DescribeTable", {"TableName": name}))
+    except StoreMismatch:
+        return None
+    table: JsonObject = answer["Table"]
+    return table
 
 
 def definition(table: Table, prefix: str = "") -> dict[str, Any]:
@@ -120,39 +111,27 @@ def definition(table: Table, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def missing(client: "DynamoDBClient", prefix: str = "") -> list[Table]:
+def missing(client: Client, prefix: str = "") -> list[Table]:
     """The tables that are not there."""
-
-    def is_missing(table: Table) -> bool:
-        try:
-            client.describe_table(TableName=prefix + table.name)
-        except client.exceptions.ResourceNotFoundException:
-            return True
-        return False
-
-    return [table for table in TABLES if is_missing(table)]
+    return [table for table in TABLES if describe(client, prefix + table.name) is None]
 
 
-def _wait_active(client: "DynamoDBClient", name: str, sleep: Sleep) -> None:
+def _wait_active(client: Client, name: str, sleep: Sleep) -> None:
     for _ in range(ACTIVE_TRIES):
-        try:
-            if client.describe_table(TableName=name)["Table"].get("TableStatus") == "ACTIVE":
-                return
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "ResourceNotFoundException":
-                raise
+        described = describe(client, name)
+        if described is not None and described.get("TableStatus") == "ACTIVE":
+            return
         sleep(ACTIVE_PAUSE_S)
     raise StoreUnavailable(f"table {name} did not become active")
 
 
-def _expire_tombstones(client: "DynamoDBClient", name: str) -> None:
-    described = client.describe_time_to_live(TableName=name)
-    status = described["TimeToLiveDescription"].get("TimeToLiveStatus")
-    if status not in ("ENABLED", "ENABLING"):
-        client.update_time_to_live(
-            TableName=name,
-            TimeToLiveSpecification={"Enabled": True, "AttributeName": PURGE_ATTRIBUTE},
-        )
+def _expire_tombstones(client: Client, name: str) -> None:
+    described = client.decide(Request("DescribeTimeToLive", {"TableName": name}))
+    if described["TimeToLiveDescription"].get("TimeToLiveStatus") in ("ENABLED", "ENABLING"):
+        return
+    specification = {"Enabled": True, "AttributeName": PURGE_ATTRIBUTE}
+    body = {"TableName": name, "TimeToLiveSpecification": specification}
+    client.decide(Request("UpdateTimeToLive", body))
 
 
 def _expect(table: str, what: str, found: object, expected: object) -> None:

@@ -4,7 +4,6 @@ Workers, ticks and clients go through the proxy; the harness itself looks at the
 """
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -21,10 +20,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chalicelib.alternator import requests, tables
-from chalicelib.alternator import store as alternator_store
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock
@@ -33,13 +32,10 @@ from chalicelib.errors import StoreUnavailable
 from chalicelib.task import Task
 from local.engine import binary
 from local.findings import DEATH, Event, Findings
-from local.verify import Ledgers, pages, verify
+from local.verify import PAGE_ROWS, Ledgers, verify
 from tests.cluster import ROOT, Cluster, children_of
 from tests.conftest import free_port, wait_for_port
 from tests.faults.plan import Plan
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 CLIENTS = 16
 IN_MEMORY = Path("/dev/shm")
@@ -101,7 +97,7 @@ class Arena(Cluster):
 
     engine: Engine
     direct: Settings
-    client: "DynamoDBClient"
+    client: Client
     rng: Random
     unknown: list[str] = field(default_factory=list)
     _acknowledging: threading.Lock = field(default_factory=threading.Lock)
@@ -230,9 +226,9 @@ class Arena(Cluster):
         """How many tasks have a time at which they are due."""
         scan = requests.scan(f"{self.direct.table_prefix}tasks", 0, 1, None).body | {
             "FilterExpression": "attribute_exists(due_at_ms)",
-            "Select": "COUNT",
+            "Limit": PAGE_ROWS,
         }
-        return sum(page["Count"] for page in pages(self.client, scan))
+        return sum(1 for _ in self.client.items(requests.Request("Scan", scan)))
 
     def wait_done(self, seconds: float, *, every_s: float = 0.5) -> None:
         """Until no task is unfinished."""
@@ -279,11 +275,8 @@ class Arena(Cluster):
     def stored(self) -> list[Task]:
         """All records, as they are in the engine."""
         scan = requests.scan(f"{self.direct.table_prefix}tasks", 0, 1, None).body
-        return [
-            requests.decode_task(item)
-            for page in pages(self.client, scan)
-            for item in page["Items"]
-        ]
+        paged = requests.Request("Scan", scan | {"Limit": PAGE_ROWS})
+        return [*map(requests.decode_task, self.client.items(paged))]
 
 
 def say(line: str) -> None:
@@ -318,18 +311,16 @@ def opened(folder: Path, *, seed: int = 0) -> Iterator[Arena]:
 
 @contextmanager
 def _opened(folder: Path, engine: Engine, seed: int) -> Iterator[Arena]:
-    # Where there is no /localnodes its client warns at every look.
-    logging.getLogger("alternator").setLevel(logging.CRITICAL)
     direct = Settings(endpoints=(engine.url,))
-    client = alternator_store.connect(direct)
-    tables.create(client)
     clock = SystemClock()
+    client = Client.connect(direct, clock)
+    tables.create(client)
     port = free_port()
     settings = replace(direct, endpoints=(f"http://127.0.0.1:{port}",))
     # Its client asks the proxy at once for the nodes, so the proxy comes first.
     proxy = _start_proxy(port, engine.url, seed, folder)
-    clients = alternator_store.connect(settings)
-    store = AlternatorTaskStore(clients, clock, rng=Random(seed))
+    clients = Client.connect(settings, clock, rng=Random(seed))
+    store = AlternatorTaskStore(clients, clock)
     arena = Arena(
         settings=settings,
         store=store,
@@ -344,9 +335,9 @@ def _opened(folder: Path, engine: Engine, seed: int) -> Iterator[Arena]:
     finally:
         for process in arena.processes:
             _end(process)
-        alternator_store.close(clients)
+        clients.close()
         _end(proxy)
-        alternator_store.close(client)
+        client.close()
 
 
 def _start_proxy(port: int, target: str, seed: int, folder: Path) -> "subprocess.Popen[bytes]":

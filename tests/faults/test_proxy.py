@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from chalicelib.alternator import requests
+from chalicelib.alternator.client import Client
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.requests import Request
 from chalicelib.clock import SystemClock
@@ -64,7 +65,7 @@ async def send(url: Url, request: Request, timeout_s: float = 5.0) -> tuple[int,
 
 
 @pytest.fixture
-def schedule(client: Any, settings: Settings) -> str:
+def schedule(client: Client, settings: Settings) -> str:
     """A table with nothing in it."""
     return f"{settings.table_prefix}schedule"
 
@@ -135,12 +136,12 @@ def test_blackout(schedule: str, engine_url: str, how: str, status: int) -> None
 
 @pytest.mark.parametrize("descending", [False, True])
 def test_following_empty_pages_loses_nothing(
-    schedule: str, settings: Settings, client: Any, descending: bool
+    schedule: str, settings: Settings, client: Client, descending: bool
 ) -> None:
     """Both clients' ways to page, with more empty pages than full ones."""
     rows = [{"slot": {"S": "1/x"}, "at": {"S": f"{n:03d}#a"}} for n in range(50)]
     for row in rows:
-        client.put_item(TableName=schedule, Item=row)
+        client.decide(requests.put_row(schedule, row))
     paged = {operation: Rule(operation=operation, rates={EMPTY_PAGE: 0.7}) for operation in PAGED}
 
     async def play() -> None:
