@@ -8,7 +8,7 @@ Everything but a running task under its lease can be deleted.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple, Self
@@ -62,6 +62,10 @@ class Outcome(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
+LAST_OUTCOMES = frozenset({Outcome.COMPLETED, Outcome.FAILED})
+"""No attempt comes after them."""
+
+
 class Attempt(NamedTuple):
     """One claim of a task, and what became of it.
 
@@ -84,6 +88,11 @@ class Attempt(NamedTuple):
         return self._replace(ended_ts_ms=ended_ms, outcome=Outcome.LEASE_LOST)
 
 
+def _start(attempts: Iterable[Attempt]) -> int | None:
+    ran = (attempt for attempt in attempts if attempt.outcome is not Outcome.GIVEN_BACK)
+    return next((attempt.started_ts_ms for attempt in ran), None)
+
+
 class IllegalChange(Exception):
     """The task's state does not allow this change."""
 
@@ -97,10 +106,10 @@ class Task:
     due_at_ms: when anyone may next claim it; moves; None once finished or deleted.
     token: fresh for each create and each delete, to know one's own write again.
     claim: the fencing token, fresh for each claim; kept after settling, for the same reason.
-    started_ts_ms: start of the latest attempt; first_started_ts_ms: of the first.
     given_back: attempts that ended without running the handler.
     payload: what the client gave for the handler, as the text of a JSON object.
-    attempts: one for each claim, oldest first; only the last can be running.
+    attempts: one for each claim, oldest first; only the last can be running. What they tell
+    stands nowhere else in the record.
     """
 
     id: str
@@ -114,10 +123,6 @@ class Task:
     failures: int = 0
     given_back: int = 0
     claim: str | None = None
-    processor: str | None = None
-    first_started_ts_ms: int | None = None
-    started_ts_ms: int | None = None
-    finished_ts_ms: int | None = None
     result: str | None = None
     error: str | None = None
     purge_at_s: int | None = None
@@ -147,6 +152,27 @@ class Task:
         )
 
     @property
+    def processor(self) -> str | None:
+        """Who made the latest claim."""
+        return self.attempts[-1].processor if self.attempts else None
+
+    @property
+    def started_ts_ms(self) -> int | None:
+        """Start of the latest attempt that was not given back."""
+        return _start(reversed(self.attempts))
+
+    @property
+    def first_started_ts_ms(self) -> int | None:
+        """Start of the first attempt that was not given back."""
+        return _start(self.attempts)
+
+    @property
+    def finished_ts_ms(self) -> int | None:
+        """When its result or its failure was known."""
+        last = self.attempts[-1] if self.attempts else None
+        return last.ended_ts_ms if last and last.outcome in LAST_OUTCOMES else None
+
+    @property
     def lateness_ms(self) -> int | None:
         """Start of the first attempt minus `send_ts`; None before it."""
         if self.first_started_ts_ms is None:
@@ -172,26 +198,21 @@ class Task:
         """The next attempt, held by `processor` until its lease is over."""
         if not self.is_claimable(now_ms):
             raise IllegalChange(f"{self.state} task due at {self.due_at_ms} claimed at {now_ms}")
-        first = self.first_started_ts_ms
         this = Attempt(self.attempt + 1, processor, now_ms)
         return replace(
             self,
             state=TaskState.RUNNING,
             claim=claim,
-            processor=processor,
             attempt=this.number,
             attempts=(*(earlier.overtaken() for earlier in self.attempts), this),
             due_at_ms=now_ms + LEASE_MS,
-            started_ts_ms=now_ms,
-            first_started_ts_ms=now_ms if first is None else first,
         )
 
     def started(self, now_ms: int) -> Self:
         """The claimed task with the instant at which its handler really started."""
         self._must_run()
-        is_first = self.first_started_ts_ms == self.started_ts_ms
-        first = now_ms if is_first else self.first_started_ts_ms
-        return replace(self, started_ts_ms=now_ms, first_started_ts_ms=first)
+        *earlier, last = self.attempts
+        return replace(self, attempts=(*earlier, last._replace(started_ts_ms=now_ms)))
 
     def completed(self, result: str, *, now_ms: int) -> Self:
         self._must_run()
@@ -200,7 +221,6 @@ class Task:
             state=TaskState.COMPLETED,
             result=result,
             error=None,
-            finished_ts_ms=now_ms,
             due_at_ms=None,
             attempts=self._ended(Outcome.COMPLETED, now_ms),
         )
@@ -212,7 +232,6 @@ class Task:
             self,
             state=TaskState.FAILED,
             error=error,
-            finished_ts_ms=now_ms,
             due_at_ms=None,
             attempts=self._ended(Outcome.FAILED, now_ms, error),
         )
@@ -241,14 +260,11 @@ class Task:
         hint_due_ms: where the hint that led here lies; the new one must be another row.
         """
         self._must_run()
-        is_first = self.first_started_ts_ms == self.started_ts_ms
         return replace(
             self,
             state=TaskState.SCHEDULED,
             given_back=self.given_back + 1,
             due_at_ms=max(now_ms, hint_due_ms + 1),
-            started_ts_ms=None if is_first else self.started_ts_ms,
-            first_started_ts_ms=None if is_first else self.first_started_ts_ms,
             attempts=self._ended(Outcome.GIVEN_BACK, now_ms),
         )
 
@@ -268,11 +284,8 @@ class Task:
         self, outcome: Outcome, now_ms: int, error: str | None = None
     ) -> tuple[Attempt, ...]:
         """The attempts with the one that runs ended, and no more of them than are kept."""
-        if not self.attempts:
-            return ()
         *earlier, last = self.attempts
-        started_ms = last.started_ts_ms if self.started_ts_ms is None else self.started_ts_ms
-        ended = Attempt(last.number, last.processor, started_ms, now_ms, outcome, error)
+        ended = last._replace(ended_ts_ms=now_ms, outcome=outcome, error=error)
         kept = earlier[:ATTEMPTS_KEPT] + earlier[ATTEMPTS_KEPT:][1 - ATTEMPTS_KEPT :]
         return (*kept, ended)
 

@@ -168,11 +168,6 @@ def test_attempts_kept_are_the_first_and_the_last() -> None:
         now_ms = task.due_at_ms or 0
 
 
-def test_task_of_an_earlier_version_is_settled_without_attempts() -> None:
-    held = replace(claimed(new_task(IDS)), attempts=())
-    assert held.completed("x", now_ms=NOON_MS).attempts == ()
-
-
 def test_delete_leaves_a_tombstone() -> None:
     task = new_task(IDS).deleted(now_ms=NOON_MS, token="t")
     assert (task.state, task.due_at_ms, task.token) == (TaskState.DELETED, None, "t")

@@ -100,16 +100,14 @@ def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) 
         "Key": {"id": {"S": task_id}},
         "ConditionExpression": "#due_at_ms <= :now AND #state IN (:scheduled, :running)",
         "UpdateExpression": (
-            "SET #state = :running, #claim = :claim, #processor = :processor,"
-            " #attempt = #attempt + :one, #due_at_ms = :lease_end, #started_ts_ms = :now,"
-            " #first_started_ts_ms = if_not_exists(#first_started_ts_ms, :now),"
+            "SET #state = :running, #claim = :claim, #attempt = #attempt + :one,"
+            " #due_at_ms = :lease_end,"
             " #attempts = list_append(if_not_exists(#attempts, :none), :this)"
         ),
         "ExpressionAttributeValues": {
             ":scheduled": {"S": TaskState.SCHEDULED},
             ":running": {"S": TaskState.RUNNING},
             ":claim": {"S": claim},
-            ":processor": {"S": processor},
             ":one": {"N": "1"},
             ":none": {"L": []},
             ":this": {"L": [{"M": encode({"processor": processor, "started_ts_ms": now_ms})}]},
