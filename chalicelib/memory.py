@@ -158,7 +158,7 @@ class MemoryQueue:
     async def forget_open(self, task: Task) -> None:
         self.tables.open.discard(Position(task.send_ts_ms, task.id))
 
-    async def flush(self) -> None:
+    async def flush(self, *, age_s: float = 0.0) -> None:
         """Deletions are made when asked for."""
 
     async def beat(self, heartbeat: Heartbeat) -> None:

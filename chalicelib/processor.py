@@ -46,9 +46,17 @@ LOOK_BACK_MS = 5_000
 HEAP_MAX = 10_000
 PAGE = 500
 LAST_WORDS_S = 0.5
-"""A store that does not answer must not keep a processor from ending."""
-LINGER_S = 5.0
+CLEAN_UP_S = 2.0
+"""A store that does not answer must not keep a processor from ending: it has so long for the last
+words; and for deletions that still wait, if no task took the time of the drain."""
+CLEAN_LATER_S = 5.0
+"""While more is ready than can run, deletions may wait for so long."""
+LINGER_S = 10.0
 """A hint that was dealt with is not taken up again for this long: its deletion is under way."""
+BEHIND_MS = 500
+"""Ready for longer than this and not started, while all places are taken: that is a backlog."""
+POLL_BELOW = 2_000
+"""With a backlog of more hints than this, no others are read: they would have to wait, too."""
 LEAVE_ALONE_S = 30.0
 SWEEP_INTERVAL_MS = 60_000
 SWEEP_SEGMENTS = 60
@@ -153,7 +161,7 @@ class Processor:
             )
         ]
         helpers = [
-            asyncio.create_task(self._repeat(FLUSH_INTERVAL_S, self._queue.flush)),
+            asyncio.create_task(self._repeat(FLUSH_INTERVAL_S, self._flush)),
             asyncio.create_task(self._repeat(ARM_INTERVAL_S, self._arm)),
         ]
         sweep = asyncio.create_task(self._sweep_every_minute())
@@ -163,11 +171,13 @@ class Processor:
         leave = asyncio.create_task(self._survive(partial(self._queue.leave, self.id)))
         if grace.linger_s:
             await asyncio.sleep(grace.linger_s)
+        ends_s = self._clock.monotonic_s() + grace.drain_s
         await self._drain([*loops, sweep], grace.drain_s)
         for helper in helpers:
             helper.cancel()
         flush = asyncio.create_task(self._survive(self._queue.flush))
-        await asyncio.wait({leave, flush}, timeout=LAST_WORDS_S)
+        left_s = ends_s - self._clock.monotonic_s()
+        await asyncio.wait({leave, flush}, timeout=max(LAST_WORDS_S, min(CLEAN_UP_S, left_s)))
         for late in (leave, flush):
             late.cancel()
 
@@ -189,6 +199,8 @@ class Processor:
         own = [shard for shard, owner in self._owners().items() if owner == self.id]
         self._scans = {shard: self._scans.get(shard, Scan()) for shard in own}
         self._forget_lingering()
+        if self._backlog() > POLL_BELOW:
+            return
         await self._all(self._poll_shard(shard, self._scans[shard]) for shard in own)
 
     async def _poll_shard(self, shard: int, scan: Scan) -> None:
@@ -313,6 +325,16 @@ class Processor:
                 raise error
 
     # Running
+
+    def _backlog(self) -> int:
+        """How many hints the heap holds, if it has begun to fall behind; else 0."""
+        is_behind = self._heap and self._heap[0].ready_ms < self._clock.now_ms() - BEHIND_MS
+        return len(self._heap) if is_behind else 0
+
+    async def _flush(self) -> None:
+        """What is due comes before what can be cleaned up later."""
+        is_busy = self._backlog() > self._settings.batch_size and not self._attempts.stopping
+        await self._queue.flush(age_s=CLEAN_LATER_S if is_busy else 0.0)
 
     def _free(self) -> int:
         return self._settings.batch_size - len(self._running)

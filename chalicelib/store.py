@@ -189,14 +189,17 @@ class TaskQueue(Protocol):
     async def forget_hint(self, hint: Hint) -> None:
         """Delete this hint, soon. Only its task's settler, or who saw it obsolete, may ask.
 
-        It never fails: a deletion that cannot be made now is kept for `flush`.
+        It is kept for `flush`.
         """
 
     async def forget_open(self, task: Task) -> None:
         """Delete the row that lists this finished or deleted task as unfinished, soon."""
 
-    async def flush(self) -> None:
-        """Send the deletions asked for until now. Called at least every 200 ms."""
+    async def flush(self, *, age_s: float = 0.0) -> None:
+        """Send the deletions that were asked for at least so long ago.
+
+        Those that fail are kept for the next call. Called about every 200 ms.
+        """
 
     async def beat(self, heartbeat: Heartbeat) -> None:
         """Put the heartbeat in place of the processor's last one."""

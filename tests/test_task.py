@@ -1,7 +1,6 @@
 """Each legal change of a task, and each forbidden one."""
 
 import uuid
-from dataclasses import replace
 
 import pytest
 

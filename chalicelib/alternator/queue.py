@@ -1,11 +1,10 @@
 """TaskQueue on Alternator, for processors: asynchronous."""
 
 import asyncio
-import contextlib
 import itertools
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from random import Random
-from typing import Self
+from typing import NamedTuple, Self
 
 from chalicelib.alternator import outcome, requests, time_index
 from chalicelib.alternator.outcome import ConditionFailed, Unanswered
@@ -24,8 +23,18 @@ TRY_TIMEOUT_S = 2.0
 """A request unanswered for this long is sent again; until when is the caller's `until_s`."""
 READ_DEADLINE_S = 5.0
 CLEAN_BATCH = 25
+CLEAN_PARALLEL = 4
+CLEAN_KEPT = 30_000
+"""Deletions that may wait for their time; of more, the oldest are sent."""
 CLEAN_MAX = 50_000
 """Deletions waiting at most; beyond, the oldest are left to the sweep and the full scans."""
+
+
+class Obsolete(NamedTuple):
+    """A row to delete. asked_s: since when, by the monotonic clock."""
+
+    row: Row
+    asked_s: float
 
 
 class AlternatorTaskQueue:
@@ -48,7 +57,7 @@ class AlternatorTaskQueue:
         self._indexes = Indexes(prefix, shards)
         self._announced = Announced()
         self._rng = rng or Random()
-        self._obsolete: dict[tuple[str, str, str], Row] = {}
+        self._obsolete: dict[tuple[str, str, str], Obsolete] = {}
         self._sweeper = Sweeper(self, self._tasks, self._indexes, clock)
 
     @classmethod
@@ -116,24 +125,38 @@ class AlternatorTaskQueue:
         await self._forget(self._indexes.open.row(task.send_ts_ms, task.id))
 
     async def _forget(self, row: Row) -> None:
-        self._obsolete[row.table, row.slot, row.at] = row
-        if len(self._obsolete) >= CLEAN_BATCH:
-            with contextlib.suppress(StoreUnavailable):
-                await self._flush_batch()
+        self._obsolete.setdefault(row[:3], Obsolete(row, self._clock.monotonic_s()))
 
-    async def flush(self) -> None:
-        for _ in range(len(self._obsolete) // CLEAN_BATCH + 1):
-            await self._flush_batch()
+    async def flush(self, *, age_s: float = 0.0) -> None:
+        until_s = self._clock.monotonic_s() - age_s
+        while batches := list(itertools.islice(self._ripe(until_s), CLEAN_PARALLEL)):
+            outcomes = await asyncio.gather(
+                *map(self._flush_batch, batches), return_exceptions=True
+            )
+            for failure in filter(None, outcomes):
+                raise failure
 
-    async def _flush_batch(self) -> None:
+    def _ripe(self, until_s: float) -> Iterator[Sequence[Obsolete]]:
+        """Take batches of what was asked for until then, and of what there is no room for."""
+        while self._obsolete:
+            surplus = len(self._obsolete) - CLEAN_KEPT
+            batch = [
+                one
+                for place, one in enumerate(itertools.islice(self._obsolete.values(), CLEAN_BATCH))
+                if one.asked_s <= until_s or place < surplus
+            ]
+            if not batch:
+                return
+            for one in batch:
+                del self._obsolete[one.row[:3]]
+            yield batch
+
+    async def _flush_batch(self, batch: Sequence[Obsolete]) -> None:
         """On failure the whole batch is kept: a part of it may have been applied."""
-        batch = dict(itertools.islice(self._obsolete.items(), CLEAN_BATCH))
-        for key in batch:
-            del self._obsolete[key]
         try:
-            await self.write(batch.values(), delete=True)
-        except StoreUnavailable:
-            self._obsolete |= batch
+            await self.write([one.row for one in batch], delete=True)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._obsolete |= {one.row[:3]: one for one in batch}
             while len(self._obsolete) > CLEAN_MAX:
                 del self._obsolete[next(iter(self._obsolete))]
             raise
