@@ -17,8 +17,8 @@ from chalicelib.task import Task, TaskState
 CLOCK = SystemClock()
 BEFORE_S = 3.0
 """CPU and requests are counted from here before the first task: reading hints ahead is part."""
-AFTER_S = 0.4
-"""The last deletions are flushed within this."""
+AFTER_S = 4.0
+"""Deletions wait for the end of a burst; all are made within this."""
 SEEDED_A_SECOND = 1_000
 """Seeding is counted on to be at least so fast; if it was not, all is done again."""
 PATIENCE_S = 150.0

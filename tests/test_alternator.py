@@ -1,6 +1,7 @@
 """What the contract suites cannot show: lost answers, wrong tables, odd rows."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -418,6 +419,67 @@ def test_failed_clean_up_is_kept_whole(store: AlternatorTaskStore, faulty_queue:
             queue.due(shard, since_ms=None, until_ms=NOON_MS + 1, limit=10, resume=None)
         )
         assert page.hints == []
+
+
+def hints_of(queue: Queue, shard: int) -> list[Hint]:
+    page = queue.run(
+        queue.queue.due(shard, since_ms=None, until_ms=NOON_MS + 1, limit=500, resume=None)
+    )
+    return list(page.hints)
+
+
+def in_one_shard(store: AlternatorTaskStore, count: int) -> list[Hint]:
+    """Hints of as many tasks of shard 0."""
+    tasks = (task_at() for _ in itertools.count())
+    mine = itertools.islice((task for task in tasks if shard_of(task.id, 4) == 0), count)
+    return sorted(Hint(NOON_MS, store.create(task).id, task.type) for task in mine)
+
+
+def test_flush_leaves_what_was_asked_for_lately(
+    store: AlternatorTaskStore, faulty_queue: Queue, clock: FakeClock
+) -> None:
+    early, late = in_one_shard(store, 2)
+    for hint in (early, late):
+        faulty_queue.run(faulty_queue.queue.forget_hint(hint))
+        clock.tick(3)
+    faulty_queue.run(faulty_queue.queue.forget_hint(early))
+    faulty_queue.run(faulty_queue.queue.flush(age_s=5))
+    assert hints_of(faulty_queue, 0) == [late], "asked for again, it is not younger"
+    faulty_queue.run(faulty_queue.queue.flush())
+    assert hints_of(faulty_queue, 0) == []
+
+
+def test_more_deletions_than_may_wait_are_sent_oldest_first(
+    store: AlternatorTaskStore, faulty_queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chalicelib.alternator.queue.CLEAN_KEPT", 30)
+    hints = in_one_shard(store, 70)
+    for hint in hints:
+        faulty_queue.run(faulty_queue.queue.forget_hint(hint))
+    faulty_queue.run(faulty_queue.queue.flush(age_s=5))
+    assert hints_of(faulty_queue, 0) == hints[40:]
+
+
+def test_deletions_of_a_flush_that_is_ended_are_made_by_the_next(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    queue, transport = faulty_queue.queue, faulty_queue.transport
+    for hint in in_one_shard(store, 60):
+        faulty_queue.run(queue.forget_hint(hint))
+    transport.lost, transport.always = [("BatchWriteItem", "before")], True
+
+    async def ended() -> None:
+        flushing = asyncio.create_task(queue.flush())
+        await asyncio.sleep(0.1)
+        flushing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await flushing
+
+    faulty_queue.run(ended())
+    assert len(hints_of(faulty_queue, 0)) == 60
+    transport.lost = []
+    faulty_queue.run(queue.flush())
+    assert hints_of(faulty_queue, 0) == []
 
 
 def test_drained_bucket_is_closed_when_it_is_long_over(

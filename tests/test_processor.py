@@ -15,7 +15,7 @@ from chalicelib.handlers import Handler, Run
 from chalicelib.isolation import Isolated
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.processor import Grace, Processor
-from chalicelib.store import Heartbeat, Hint, Refused
+from chalicelib.store import Heartbeat, Hint, HintPage, Refused
 from chalicelib.task import LEASE_MS, Task, TaskState
 from tests.fakes import (
     NOON_MS,
@@ -559,6 +559,89 @@ def test_tick_leaves_the_fleet_before_it_stops_claiming() -> None:
     run_virtually(watch)
     assert beats == [True] * 5 + [False]
     assert bench.now(task).state is TaskState.COMPLETED
+
+
+class LaterQueue(MemoryQueue):
+    """Deletes at a flush, as the real one does; notes what it is asked and when. Writes take 10 ms.
+
+    What it has not flushed is lost with its processor.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables, shards=SHARDS)
+        self.waiting: list[tuple[float, Hint]] = []
+        self.flushes: list[tuple[float, float]] = []
+        self.polls_s: list[float] = []
+
+    async def claim(self, hint: Hint, **options: Any) -> Task | Refused:
+        await asyncio.sleep(0.01)
+        return await super().claim(hint, **options)
+
+    async def settle(self, held: Task, settled: Task, **options: Any) -> bool:
+        await asyncio.sleep(0.01)
+        return await super().settle(held, settled, **options)
+
+    async def due(self, shard: int, **options: Any) -> HintPage:
+        self.polls_s.append(asyncio.get_running_loop().time())
+        return await super().due(shard, **options)
+
+    async def forget_hint(self, hint: Hint) -> None:
+        self.waiting.append((asyncio.get_running_loop().time(), hint))
+
+    async def flush(self, *, age_s: float = 0.0) -> None:
+        now_s = asyncio.get_running_loop().time()
+        self.flushes.append((now_s, age_s))
+        ripe = [hint for asked_s, hint in self.waiting if asked_s <= now_s - age_s]
+        self.waiting = [pair for pair in self.waiting if pair[0] > now_s - age_s]
+        for hint in ripe:
+            await super().forget_hint(hint)
+
+
+def test_what_is_due_comes_before_polls_and_deletions() -> None:
+    """A burst of 6 s: until its last 2,000 nothing else is read, until its last 20 nothing that
+    is younger than 5 s deleted; then all is."""
+    bench = Bench({"ok": ok}, batch_size=20)
+    tasks = bench.add("ok", delay_s=4, count=6_000)
+    queue = LaterQueue(bench.tables)
+    run_virtually(lambda: run_for(14, bench.processor(queue=queue)))
+    done = [bench.now(task) for task in tasks]
+    assert {(task.state, task.attempt) for task in done} == {(TaskState.COMPLETED, 1)}
+    ends_s = 4 + max(task.lateness_ms or 0 for task in done) / 1000
+    assert 9.9 < ends_s < 10.5
+    assert not [at_s for at_s in queue.polls_s if 4.6 < at_s < ends_s - 2.1]
+    assert [at_s for at_s in queue.polls_s if ends_s - 2 < at_s < ends_s]
+    busy = {age_s for at_s, age_s in queue.flushes if 4.6 < at_s < ends_s - 0.1}
+    calm = {age_s for at_s, age_s in queue.flushes if at_s < 4 or at_s > ends_s + 0.1}
+    assert (busy, calm) == ({5.0}, {0.0})
+    assert bench.tables.hints == {}
+
+
+def test_deletions_that_died_with_their_processor_delay_no_recovery() -> None:
+    bench = Bench({"ok": ok}, batch_size=20)
+    tasks = bench.add("ok", delay_s=4, count=9_000)
+    queues = [LaterQueue(bench.tables) for _ in range(2)]
+    dead, heir = (bench.processor(f"p{n}", queue=queue) for n, queue in enumerate(queues))
+
+    async def play() -> int:
+        dying = asyncio.create_task(run_for(60, dead))
+        living = asyncio.create_task(run_for(60, heir))
+        await asyncio.sleep(7)
+        for task in [*asyncio.all_tasks() - {living, asyncio.current_task()}]:
+            if any(frame.f_locals.get("self") is dead for frame in task.get_stack()):
+                task.cancel()
+        dying.cancel()
+        left = len(queues[0].waiting)
+        queues[0].waiting.clear()
+        await living
+        return left
+
+    assert run_virtually(play) > 2_000, "it left its hints"
+    done = [bench.now(task) for task in tasks]
+    assert {task.state for task in done} == {TaskState.COMPLETED}
+    lost = [task for task in done if task.attempt == 2]
+    assert 0 < len(lost) <= 20
+    assert max(task.started_ts_ms or 0 for task in lost) < NOON_MS + (7 + 12) * 1000
+    assert bench.tables.hints == {}
 
 
 def test_heap_is_bounded_and_everything_is_worked_off() -> None:

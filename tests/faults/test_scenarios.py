@@ -79,6 +79,28 @@ def test_recovery_after_a_kill_takes_a_lease_and_2_s_at_most(arena: Arena) -> No
     assert {task.state for task in arena.stored()} == {TaskState.COMPLETED}
 
 
+def test_a_worker_killed_in_a_burst(arena: Arena) -> None:
+    """Deletions that wait for the end of the burst die with it; its heir meets what is left."""
+    killed = arena.worker()
+    arena.worker()
+    arena.wait_ready(2)
+    due_ms = arena.clock.now_ms() + 9_000
+    asyncio.run(arena.put_directly("Baz", 5_000, due_ms))
+    say(f"put with {(due_ms - arena.clock.now_ms()) / 1000:.1f} s left")
+    arena.wait_for(lambda: len(arena.events("settle")) >= 1_500, 30)
+    arena.kill(killed)
+    killed_ms = arena.clock.now_ms()
+    arena.wait_done(60)
+    findings = arena.check(recovered_within_s=RECOVERY_S)
+    assert findings.is_kept
+    tasks = arena.stored()
+    assert {task.state for task in tasks} == {TaskState.COMPLETED}
+    again_ms = [(task.started_ts_ms or 0) - killed_ms for task in tasks if task.attempt == 2]
+    say(f"{len(again_ms)} of {len(tasks)} again, the last {max(again_ms)} ms after the kill")
+    assert max(again_ms) <= RECOVERY_S * 1000
+    arena.wait_for(lambda: rows_in(arena, "schedule") == 0, 60)
+
+
 def say_recoveries(measured: list[float]) -> None:
     p50, p90 = (percentile(measured, share) for share in (0.5, 0.9))
     say(f"{len(measured)} recoveries, p50 {p50:.2f} s p90 {p90:.2f} s p100 {max(measured):.2f} s")
