@@ -10,10 +10,10 @@ from hashlib import blake2b
 
 from chalicelib.store import Heartbeat
 
-DEAD_AFTER_S = 4.0
-"""A processor whose heartbeat did not change for this long gets no shards."""
-FRESH_FOR_S = 1.6
-"""One whose heartbeat changed within this time is most likely there: it beats once a second."""
+DEAD_LATE_S = 3.0
+"""A processor whose next heartbeat is late by this much gets no shards."""
+FRESH_LATE_S = 0.6
+"""One that is less late is most likely there."""
 FORGET_AFTER_S = 60.0
 """After this long its row is deleted."""
 
@@ -23,40 +23,52 @@ class Fleet:
 
     def __init__(self, me: str) -> None:
         self.me = me
-        self._changes: dict[str, tuple[int, float]] = {}
+        self._rows: dict[str, tuple[Heartbeat, float]] = {}
 
     def see(self, heartbeats: Iterable[Heartbeat], *, now_s: float, now_ms: int) -> list[Heartbeat]:
         """Take note of all rows as they are now; returns those that changed since the last look.
 
         How old a row is that was not seen before, only the clocks tell.
         """
-        rows = {row.processor: row for row in heartbeats}
-        self._changes = {id: seen for id, seen in self._changes.items() if id in rows}
-        changed = [
-            row for id, row in rows.items() if self._changes.get(id, (None, 0))[0] != row.beat_ms
-        ]
-        for row in changed:
-            is_new = row.processor not in self._changes
-            age_s = max(0.0, (now_ms - row.beat_ms) / 1000) if is_new else 0.0
-            self._changes[row.processor] = (row.beat_ms, now_s - min(age_s, DEAD_AFTER_S))
+        before, self._rows = self._rows, {}
+        for row in heartbeats:
+            known = before.get(row.processor)
+            if known is not None and known[0] == row:
+                self._rows[row.processor] = known
+                continue
+            age_s = max(0.0, (now_ms - row.beat_ms) / 1000) if known is None else 0.0
+            self._rows[row.processor] = (
+                row,
+                now_s - min(age_s, row.interval_ms / 1000 + DEAD_LATE_S),
+            )
+        changed = [row for id, (row, _) in self._rows.items() if before.get(id, (None,))[0] != row]
         live = self.live(now_s)
         return [row for row in changed if row.processor != self.me and row.processor in live]
 
-    def live(self, now_s: float, within_s: float = DEAD_AFTER_S) -> tuple[str, ...]:
-        """Ids of the processors whose heartbeat changed within this time, and this one, sorted."""
-        alive = {id for id, (_, seen_s) in self._changes.items() if now_s - seen_s < within_s}
+    def live(self, now_s: float, late_s: float = DEAD_LATE_S) -> tuple[str, ...]:
+        """Ids of the processors whose next heartbeat is not as late, and this one, sorted."""
+        alive = {
+            id
+            for id, (row, seen_s) in self._rows.items()
+            if now_s - seen_s < row.interval_ms / 1000 + late_s
+        }
         return tuple(sorted(alive | {self.me}))
 
+    def are_calm(self, interval_s: float, now_s: float) -> bool:
+        """Whether all others that live beat at such an interval only."""
+        live = set(self.live(now_s)) - {self.me}
+        return all(self._rows[id][0].interval_ms >= interval_s * 1000 for id in live)
+
     def long_dead(self, now_s: float) -> list[str]:
-        changes = self._changes.items()
-        dead = [id for id, (_, seen_s) in changes if now_s - seen_s > FORGET_AFTER_S]
-        return [id for id in dead if id != self.me]
+        rows = self._rows.items()
+        return [id for id, (_, at_s) in rows if now_s - at_s > FORGET_AFTER_S and id != self.me]
 
 
 def beating(heartbeats: Iterable[Heartbeat], *, now_ms: int) -> list[Heartbeat]:
     """Those that are alive by one look at their rows, as far as the clocks agree."""
-    oldest_ms = now_ms - round(DEAD_AFTER_S * 1000)
-    return sorted((row for row in heartbeats if row.beat_ms > oldest_ms), key=lambda r: r.processor)
+    late_ms = round(DEAD_LATE_S * 1000)
+    live = (row for row in heartbeats if row.beat_ms + row.interval_ms + late_ms > now_ms)
+    return sorted(live, key=lambda row: row.processor)
 
 
 @lru_cache(maxsize=8)

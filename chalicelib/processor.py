@@ -25,11 +25,18 @@ from chalicelib.task import KILL_AFTER_S, LEASE_MS
 log = logging.getLogger(__name__)
 
 BEAT_INTERVAL_S = 1.0
+IDLE_AFTER_S = 15.0
+"""Without anything to run or ahead for longer than a lease, a processor is idle."""
+IDLE_BEAT_INTERVAL_S = 4.0
+IDLE_LOOK_INTERVAL_S = 2.0
+"""It looks for the others' heartbeats so often, while all of them are idle too."""
 FLUSH_INTERVAL_S = 0.2
 ARM_INTERVAL_S = 0.25
 FOREIGN_INTERVAL_S = 1.0
 FOREIGN_OVERDUE_MS = 1_000
 """A hint overdue by more than this belongs to everybody, if its owner is in doubt."""
+FOREIGN_CALM_S = 4.0
+"""A shard whose owner surely beats is looked at so often, as long as nothing is overdue there."""
 FOREIGN_PATIENCE_MS = LEASE_MS
 """To an owner that beats, hints are left for so long: two that claim the same waste a write. The
 hint of a lease that was lost is older."""
@@ -135,6 +142,8 @@ class Processor:
         self._shards: tuple[int, ...] = tuple(range(settings.shards))
         self._scans: dict[int, Scan] = {}
         self._foreign_full_at_s: dict[int, float] = {}
+        self._foreign_calm_until_s: dict[int, float] = {}
+        self._idle_at_s = self._beat_again_s = self._look_again_s = 0.0
         self._unripe: dict[Hint, int] = {}
         self._heap: list[Entry] = []
         self._known: set[Hint] = set()
@@ -150,6 +159,7 @@ class Processor:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Returns when all attempts have ended, or their grace has."""
+        self._idle_at_s = self._clock.monotonic_s() + IDLE_AFTER_S
         await self._survive(self._beat)
         loops = [
             asyncio.create_task(self._repeat(interval_s, step))
@@ -243,12 +253,15 @@ class Processor:
             return
         now_ms = self._clock.now_ms()
         self._unripe = {hint: at_ms for hint, at_ms in self._unripe.items() if at_ms > now_ms}
-        fresh = self._fleet.live(self._clock.monotonic_s(), fleet.FRESH_FOR_S)
+        now_s = self._clock.monotonic_s()
+        fresh = self._fleet.live(now_s, fleet.FRESH_LATE_S)
         near = fleet.nearest(self._shards, fresh, FOREIGN_NEAREST)
         await self._all(
             self._look_at_shard(shard, owner in fresh)
             for shard, owner in self._owners().items()
-            if owner != self.id and self.id in near[shard]
+            if owner != self.id
+            and self.id in near[shard]
+            and (owner not in fresh or now_s >= self._foreign_calm_until_s.get(shard, 0.0))
         )
 
     async def _look_at_shard(self, shard: int, has_owner: bool) -> None:
@@ -259,6 +272,7 @@ class Processor:
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         is_full = now_s >= self._foreign_full_at_s.get(shard, 0.0)
         resume: str | None = None
+        found = False
         for _ in range(FOREIGN_PAGES):
             page = await self._queue.due(
                 shard,
@@ -268,9 +282,13 @@ class Processor:
                 resume=resume,
             )
             await self._take_foreign([hint for hint in page.hints if self._is_ripe(hint)])
+            found = found or bool(page.hints)
             resume = page.next
             if resume is None or self._free() <= 0:
                 break
+        if not found:
+            calm_s = FOREIGN_CALM_S * self._rng.uniform(0.5, 1.0)
+            self._foreign_calm_until_s[shard] = now_s + calm_s
         if is_full:
             self._foreign_full_at_s[shard] = now_s + FOREIGN_FULL_SCAN_INTERVAL_S
 
@@ -388,16 +406,35 @@ class Processor:
     # Keeping alive
 
     async def _beat(self) -> None:
-        now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
+        """Called each second; who is idle has less to say, and among idle ones less to see."""
+        now_s = self._clock.monotonic_s()
+        if self._running or self._heap:
+            self._idle_at_s = now_s + IDLE_AFTER_S
+        is_idle = now_s >= self._idle_at_s
         if self._is_clock_off:
             # It claims nothing: its shards are for others.
             await self._queue.leave(self.id)
-        else:
-            await self._queue.beat(Heartbeat(processor=self.id, kind=self._kind, beat_ms=now_ms))
-        others = self._fleet.see(await self._queue.heartbeats(), now_s=now_s, now_ms=now_ms)
-        self._compare_clocks(others)
+        elif not is_idle or now_s >= self._beat_again_s:
+            await self._say(IDLE_BEAT_INTERVAL_S if is_idle else BEAT_INTERVAL_S)
+        are_calm = is_idle and self._fleet.are_calm(IDLE_BEAT_INTERVAL_S, now_s)
+        if are_calm and now_s < self._look_again_s:
+            self._compare_clocks([])
+            return
+        self._look_again_s = now_s + IDLE_LOOK_INTERVAL_S - BEAT_INTERVAL_S / 2
+        rows = await self._queue.heartbeats()
+        self._compare_clocks(self._fleet.see(rows, now_s=now_s, now_ms=self._clock.now_ms()))
         for dead in self._fleet.long_dead(now_s):
             await self._queue.leave(dead)
+
+    async def _say(self, interval_s: float) -> None:
+        beat = Heartbeat(
+            processor=self.id,
+            kind=self._kind,
+            beat_ms=self._clock.now_ms(),
+            interval_ms=round(interval_s * 1000),
+        )
+        self._beat_again_s = self._clock.monotonic_s() + interval_s - BEAT_INTERVAL_S / 2
+        await self._queue.beat(beat)
 
     def _compare_clocks(self, others: list[Heartbeat]) -> None:
         """Beyond 1 s off the store's clock, say so; beyond 1.5 s, claim nothing until mended."""

@@ -138,11 +138,15 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
-    """A live processor's row. beat_ms: its wall clock when it wrote; kind: worker or tick."""
+    """A live processor's row. kind: worker or tick.
+
+    beat_ms: its wall clock when it wrote. interval_ms: the next beat is to follow within this.
+    """
 
     processor: str
     kind: str
     beat_ms: int
+    interval_ms: int = 1_000
 
 
 class TaskQueue(Protocol):

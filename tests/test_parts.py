@@ -65,8 +65,8 @@ def test_offset_behind_is_negative_and_a_mended_clock_is_seen() -> None:
 # Fleet
 
 
-def beat(processor: str, beat_ms: int = NOON_MS) -> Heartbeat:
-    return Heartbeat(processor=processor, kind="worker", beat_ms=beat_ms)
+def beat(processor: str, beat_ms: int = NOON_MS, interval_ms: int = 1_000) -> Heartbeat:
+    return Heartbeat(processor=processor, kind="worker", beat_ms=beat_ms, interval_ms=interval_ms)
 
 
 def test_processor_is_dead_when_its_beat_stands_still() -> None:
@@ -76,9 +76,23 @@ def test_processor_is_dead_when_its_beat_stands_still() -> None:
         seen.see(rows, now_s=float(second), now_ms=NOON_MS)
     assert seen.live(3.9) == ("alive", "me", "still")
     assert seen.live(4.0) == ("alive", "me")
-    assert seen.live(1.5, fleet.FRESH_FOR_S) == ("alive", "me", "still")
-    assert seen.live(1.7, fleet.FRESH_FOR_S) == ("alive", "me")
+    assert seen.live(1.5, fleet.FRESH_LATE_S) == ("alive", "me", "still")
+    assert seen.live(1.7, fleet.FRESH_LATE_S) == ("alive", "me")
     assert seen.long_dead(60.5) == ["still"]
+
+
+def test_processor_that_beats_seldom_is_waited_for() -> None:
+    seen = fleet.Fleet("me")
+    seen.see([beat("idle", interval_ms=4_000)], now_s=0.0, now_ms=NOON_MS)
+    assert seen.live(4.5, fleet.FRESH_LATE_S) == ("idle", "me")
+    assert seen.live(4.7, fleet.FRESH_LATE_S) == ("me",)
+    assert seen.live(6.9) == ("idle", "me")
+    assert seen.live(7.0) == ("me",)
+    assert seen.are_calm(4.0, 5.0)
+    seen.see([beat("idle", interval_ms=1_000)], now_s=5.0, now_ms=NOON_MS)
+    assert not seen.are_calm(4.0, 5.0), "it is idle no more"
+    assert seen.live(6.7, fleet.FRESH_LATE_S) == ("me",)
+    assert seen.are_calm(4.0, 9.1), "it is dead"
 
 
 def test_age_of_a_row_counts_when_it_is_first_seen() -> None:

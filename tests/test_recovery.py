@@ -8,6 +8,8 @@ must be claimed within a lease and 2 s, counted from the death. A seed replays e
 import asyncio
 import functools
 import os
+import sys
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -109,11 +111,13 @@ async def isolate(run: Run) -> Isolated:
     return Here(handler, run)
 
 
-async def live(world: World, die: asyncio.Event, stop: asyncio.Event) -> None:
+async def live(
+    world: World, die: asyncio.Event, stop: asyncio.Event, queue: type[Queue] = Queue
+) -> None:
     """One processor until it is told to die or to stop."""
     name = world.ids()
     attempts = Attempts(
-        queue=Queue(world, name),
+        queue=queue(world, name),
         clock=LoopClock(world.rng.randint(-200, 200)),
         rng=Random(name),
         processor=name,
@@ -167,3 +171,76 @@ def test_recovery_takes_a_lease_and_2_s_at_most(size: int, every_s: float) -> No
         assert {task.state for task in world.tables.tasks.values()} <= FINISHED
         assert len(world.recovered_s) > 10
         assert max(world.recovered_s) <= WITHIN_S, f"RECOVERY_SEED={seed}"
+
+
+# Fleets that were idle
+
+
+IDLE_S = 30.0
+LATE_S = 9.0
+"""What was never claimed starts this late at most after its owner died in silence."""
+
+
+async def run_idle(world: World, death_s: float, tasks: int) -> list[int]:
+    """One of an idle fleet dies; tasks come from 1 s before its death to 10 s after it.
+
+    Returns their lateness in ms, of those that nobody had claimed before.
+    """
+    clock, store, stop = LoopClock(), MemoryStore(world.tables), asyncio.Event()
+    deaths = [asyncio.Event() for _ in range(world.size)]
+    fleet = [asyncio.create_task(live(world, die, stop)) for die in deaths]
+    await asyncio.sleep(death_s - 1)
+    first_ms = clock.now_ms()
+
+    async def create(number: int) -> Task:
+        await asyncio.sleep(11 * number / tasks)
+        now_ms = clock.now_ms()
+        return store.create(new_task(world.ids, send_ts_ms=now_ms, now_ms=now_ms, type="any"))
+
+    creating = [asyncio.create_task(create(number)) for number in range(tasks)]
+    await asyncio.sleep(1)
+    deaths[0].set()
+    await asyncio.sleep(40)
+    stop.set()
+    await asyncio.gather(*fleet, *creating)
+    assert clock.now_ms() - first_ms > 40_000
+    assert {task.state for task in world.tables.tasks.values()} <= FINISHED
+    return [task.lateness_ms or 0 for task in world.tables.tasks.values() if task.attempt == 1]
+
+
+@pytest.mark.parametrize("tasks", [40, 400])
+@pytest.mark.parametrize("size", [2, 3, 16])
+def test_death_in_an_idle_fleet_is_noticed_in_time(size: int, tasks: int) -> None:
+    for seed in range(SEEDS):
+        world = World(seed, size, 0.0)
+        death_s = IDLE_S + world.rng.uniform(0, 4)
+        late_ms = run_virtually(functools.partial(run_idle, world, death_s, tasks))
+        assert max(late_ms) <= LATE_S * 1000, f"seed {seed}"
+        assert max(world.recovered_s, default=0.0) <= WITHIN_S, f"seed {seed}"
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_idle_fleet_says_and_asks_little(size: int) -> None:
+    world, sent = World(0, size, 0.0), Counter[str]()
+
+    class Counted(Queue):
+        async def _travel(self) -> None:
+            caller = sys._getframe(1).f_code.co_name
+            sent[caller] += asyncio.get_running_loop().time() > IDLE_S
+            await super()._travel()
+
+    async def play() -> None:
+        stop = asyncio.Event()
+        fleet = [
+            asyncio.create_task(live(world, asyncio.Event(), stop, Counted)) for _ in range(size)
+        ]
+        await asyncio.sleep(IDLE_S + 60)
+        stop.set()
+        await asyncio.gather(*fleet)
+
+    run_virtually(play)
+    assert 12 * size <= sent["beat"] <= 17 * size
+    assert 24 * size <= sent["heartbeats"] <= 34 * size
+    polls = 60 * SETTINGS.shards / SETTINGS.poll_interval_s
+    looks = 60 * SETTINGS.shards / 2 if size > 1 else 0
+    assert sent["due"] <= 1.1 * (polls + looks)

@@ -215,6 +215,7 @@ class AlternatorTaskQueue:
             "processor": {"S": heartbeat.processor},
             "kind": {"S": heartbeat.kind},
             "beat_ms": {"N": str(heartbeat.beat_ms)},
+            "interval_ms": {"N": str(heartbeat.interval_ms)},
         }
         await self.decide(requests.put_row(self._workers, item))
 

@@ -255,6 +255,7 @@ def decode_heartbeat(item: Item) -> Heartbeat:
         processor=item["processor"]["S"],
         kind=item["kind"]["S"],
         beat_ms=int(item["beat_ms"]["N"]),
+        interval_ms=int(item["interval_ms"]["N"]),
     )
 
 
