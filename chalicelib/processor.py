@@ -139,6 +139,7 @@ class Processor:
         self._grace = grace
         self._sweeps_always = sweeps_always
         self._fleet = fleet.Fleet(self.id)
+        self._seeing = asyncio.Lock()
         self._shards: tuple[int, ...] = tuple(range(settings.shards))
         self._scans: dict[int, Scan] = {}
         self._foreign_full_at_s: dict[int, float] = {}
@@ -253,8 +254,7 @@ class Processor:
             return
         now_ms = self._clock.now_ms()
         self._unripe = {hint: at_ms for hint, at_ms in self._unripe.items() if at_ms > now_ms}
-        now_s = self._clock.monotonic_s()
-        fresh = self._fleet.live(now_s, fleet.FRESH_LATE_S)
+        fresh, now_s = await self._surely_live(), self._clock.monotonic_s()
         near = fleet.nearest(self._shards, fresh, FOREIGN_NEAREST)
         await self._all(
             self._look_at_shard(shard, owner in fresh)
@@ -263,6 +263,13 @@ class Processor:
             and self.id in near[shard]
             and (owner not in fresh or now_s >= self._foreign_calm_until_s.get(shard, 0.0))
         )
+
+    async def _surely_live(self) -> tuple[str, ...]:
+        """Those whose heartbeat is not late. Whoever seems late may have beaten since."""
+        now_s = self._clock.monotonic_s()
+        if self._fleet.live(now_s) != self._fleet.live(now_s, fleet.FRESH_LATE_S):
+            await self._see_others()
+        return self._fleet.live(self._clock.monotonic_s(), fleet.FRESH_LATE_S)
 
     async def _look_at_shard(self, shard: int, has_owner: bool) -> None:
         """Mostly a little back from now; from the very beginning every 10 s, and at first.
@@ -421,10 +428,16 @@ class Processor:
             self._compare_clocks([])
             return
         self._look_again_s = now_s + IDLE_LOOK_INTERVAL_S - BEAT_INTERVAL_S / 2
-        rows = await self._queue.heartbeats()
-        self._compare_clocks(self._fleet.see(rows, now_s=now_s, now_ms=self._clock.now_ms()))
+        self._compare_clocks(await self._see_others())
         for dead in self._fleet.long_dead(now_s):
             await self._queue.leave(dead)
+
+    async def _see_others(self) -> list[Heartbeat]:
+        """Those who have beaten since the last time."""
+        async with self._seeing:
+            now_s = self._clock.monotonic_s()
+            rows = await self._queue.heartbeats()
+            return self._fleet.see(rows, now_s=now_s, now_ms=self._clock.now_ms())
 
     async def _say(self, interval_s: float) -> None:
         beat = Heartbeat(

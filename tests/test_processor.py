@@ -425,13 +425,18 @@ def test_overdue_hints_of_a_stuck_owner_belong_to_everybody() -> None:
     assert {bench.now(task).state for task in tasks} == {TaskState.COMPLETED}
 
 
-def test_processors_that_beat_do_not_race_for_the_same_tasks() -> None:
+@pytest.mark.parametrize("beat_takes_s", [0.0, 0.1, 0.2, 0.3])
+def test_processors_that_beat_do_not_race_for_the_same_tasks(beat_takes_s: float) -> None:
     """A burst that takes seconds: who is done first leaves the others theirs."""
 
     class FarQueue(MemoryQueue):
         async def claim(self, hint: Hint, **options: Any) -> Task | Refused:
             await asyncio.sleep(0.02)
             return await super().claim(hint, **options)
+
+        async def beat(self, heartbeat: Heartbeat) -> None:
+            await asyncio.sleep(beat_takes_s)
+            await super().beat(heartbeat)
 
     bench = Bench({"ok": ok}, batch_size=10)
     tasks = bench.add("ok", delay_s=6, count=6_000)
