@@ -54,10 +54,10 @@ class Fleet:
         }
         return tuple(sorted(alive | {self.me}))
 
-    def are_calm(self, interval_s: float, now_s: float) -> bool:
-        """Whether all others that live beat at such an interval only."""
-        live = set(self.live(now_s)) - {self.me}
-        return all(self._rows[id][0].interval_ms >= interval_s * 1000 for id in live)
+    def slow(self, interval_s: float) -> set[str]:
+        """Ids of those that beat at such an interval or a longer one."""
+        rows = self._rows.items()
+        return {id for id, (row, _) in rows if row.interval_ms >= interval_s * 1000}
 
     def long_dead(self, now_s: float) -> list[str]:
         rows = self._rows.items()

@@ -20,7 +20,7 @@ from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable, UnreadableTask
 from chalicelib.store import Heartbeat, Hint, TaskQueue
-from chalicelib.task import KILL_AFTER_S, LEASE_MS
+from chalicelib.task import KILL_AFTER_S, LEASE_MS, TaskState
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ FOREIGN_INTERVAL_S = 1.0
 FOREIGN_OVERDUE_MS = 1_000
 """A hint overdue by more than this belongs to everybody, if its owner is in doubt."""
 FOREIGN_CALM_S = 4.0
-"""A shard whose owner surely beats is looked at so often, as long as nothing is overdue there."""
+"""A shard whose owner is idle is looked at so often, as long as nothing is overdue there."""
 FOREIGN_PATIENCE_MS = LEASE_MS
 """To an owner that beats, hints are left for so long: two that claim the same waste a write. The
 hint of a lease that was lost is older."""
@@ -256,12 +256,13 @@ class Processor:
         self._unripe = {hint: at_ms for hint, at_ms in self._unripe.items() if at_ms > now_ms}
         fresh, now_s = await self._surely_live(), self._clock.monotonic_s()
         near = fleet.nearest(self._shards, fresh, FOREIGN_NEAREST)
+        calm = self._fleet.slow(IDLE_BEAT_INTERVAL_S).intersection(fresh)
         await self._all(
             self._look_at_shard(shard, owner in fresh)
             for shard, owner in self._owners().items()
             if owner != self.id
             and self.id in near[shard]
-            and (owner not in fresh or now_s >= self._foreign_calm_until_s.get(shard, 0.0))
+            and (owner not in calm or now_s >= self._foreign_calm_until_s.get(shard, 0.0))
         )
 
     async def _surely_live(self) -> tuple[str, ...]:
@@ -288,7 +289,8 @@ class Processor:
                 limit=FOREIGN_PAGE,
                 resume=resume,
             )
-            await self._take_foreign([hint for hint in page.hints if self._is_ripe(hint)])
+            ripe = [hint for hint in page.hints if self._is_ripe(hint)]
+            await self._take_foreign(ripe, awaits_leases=not has_owner)
             found = found or bool(page.hints)
             resume = page.next
             if resume is None or self._free() <= 0:
@@ -302,7 +304,8 @@ class Processor:
     def _is_ripe(self, hint: Hint) -> bool:
         return self._is_new(hint) and hint not in self._unripe
 
-    async def _take_foreign(self, hints: list[Hint]) -> None:
+    async def _take_foreign(self, hints: list[Hint], *, awaits_leases: bool) -> None:
+        """awaits_leases: whether to be there when one ends, rather than to look again then."""
         if not hints:
             return
         tasks = await self._queue.get({hint.id for hint in hints})
@@ -311,6 +314,9 @@ class Processor:
             task = tasks.get(hint.id)
             if task is not None and task.is_claimable(now_ms):
                 self._offer(hint)
+                continue
+            if awaits_leases and task is not None and task.state is TaskState.RUNNING:
+                self._offer(hint, task.due_at_ms)
                 continue
             again = None
             if task is not None or hint.id not in tasks:
@@ -321,8 +327,11 @@ class Processor:
     async def _read_shards(self) -> None:
         self._shards = tuple(await self._queue.shards())
 
-    def _offer(self, hint: Hint) -> None:
-        """Put a hint into the heap, unless it is there, or under way, or not for this version."""
+    def _offer(self, hint: Hint, at_ms: int | None = None) -> None:
+        """Put a hint into the heap, unless it is there, or under way, or not for this version.
+
+        at_ms: when to look at its task, if not at the hint's own time.
+        """
         if not self._is_new(hint):
             return
         self._known.add(hint)
@@ -330,7 +339,7 @@ class Processor:
             self._linger(hint, LEAVE_ALONE_S)
             self._report_once(f"type {hint.type!r}", "left alone: no handler for this task type")
             return
-        heapq.heappush(self._heap, Entry(hint.due_at_ms, hint))
+        heapq.heappush(self._heap, Entry(hint.due_at_ms if at_ms is None else at_ms, hint))
 
     def _is_new(self, hint: Hint) -> bool:
         return hint not in self._known
@@ -423,14 +432,17 @@ class Processor:
             await self._queue.leave(self.id)
         elif not is_idle or now_s >= self._beat_again_s:
             await self._say(IDLE_BEAT_INTERVAL_S if is_idle else BEAT_INTERVAL_S)
-        are_calm = is_idle and self._fleet.are_calm(IDLE_BEAT_INTERVAL_S, now_s)
-        if are_calm and now_s < self._look_again_s:
+        if is_idle and self._others_are_idle() and now_s < self._look_again_s:
             self._compare_clocks([])
             return
         self._look_again_s = now_s + IDLE_LOOK_INTERVAL_S - BEAT_INTERVAL_S / 2
         self._compare_clocks(await self._see_others())
         for dead in self._fleet.long_dead(now_s):
             await self._queue.leave(dead)
+
+    def _others_are_idle(self) -> bool:
+        live = set(self._fleet.live(self._clock.monotonic_s()))
+        return live <= self._fleet.slow(IDLE_BEAT_INTERVAL_S) | {self.id}
 
     async def _see_others(self) -> list[Heartbeat]:
         """Those who have beaten since the last time."""

@@ -88,11 +88,10 @@ def test_processor_that_beats_seldom_is_waited_for() -> None:
     assert seen.live(4.7, fleet.FRESH_LATE_S) == ("me",)
     assert seen.live(6.9) == ("idle", "me")
     assert seen.live(7.0) == ("me",)
-    assert seen.are_calm(4.0, 5.0)
+    assert seen.slow(4.0) == {"idle"}
     seen.see([beat("idle", interval_ms=1_000)], now_s=5.0, now_ms=NOON_MS)
-    assert not seen.are_calm(4.0, 5.0), "it is idle no more"
+    assert seen.slow(4.0) == set(), "it is idle no more"
     assert seen.live(6.7, fleet.FRESH_LATE_S) == ("me",)
-    assert seen.are_calm(4.0, 9.1), "it is dead"
 
 
 def test_age_of_a_row_counts_when_it_is_first_seen() -> None:
