@@ -19,6 +19,9 @@ BEFORE_S = 3.0
 """CPU and requests are counted from here before the first task: reading hints ahead is part."""
 AFTER_S = 4.0
 """Deletions wait for the end of a burst; all are made within this."""
+SPREAD_AFTER_S = 0.5
+"""The same where there is no backlog. Who comes one by one is counted from the first on: each
+second has its share of polls."""
 SEEDED_A_SECOND = 1_000
 """Seeding is counted on to be at least so fast; if it was not, all is done again."""
 PATIENCE_S = 150.0
@@ -46,8 +49,8 @@ class Outcome:
     """A run of workers over seeded tasks.
 
     rate: tasks a second from the due time (of a burst) to the last completion. last_start_ms: after
-    it. worker_cpu_s, engine_cpu_s, requests: from `BEFORE_S` before the due time to the last
-    deletion. peak_mib: of the largest worker process.
+    it. worker_cpu_s, engine_cpu_s, requests: of a burst from `BEFORE_S` before the due time, to the
+    last deletion. peak_mib: of the largest worker process.
     """
 
     tasks: Sequence[Task]
@@ -137,15 +140,16 @@ def run(
         maker = seed.Maker(now_ms, maker_seed)
         made = [maker.task(first_ms + round(n * over_s * 1000 / count)) for n in range(count)]
         seed.put(engine.port, engine.settings, made)
-        left_s = (first_ms - CLOCK.now_ms()) / 1000 - BEFORE_S
-        if left_s < 0:
+        before_s, after_s = (0.0, SPREAD_AFTER_S) if over_s else (BEFORE_S, AFTER_S)
+        left_s = (first_ms - CLOCK.now_ms()) / 1000 - before_s
+        if left_s < BEFORE_S - before_s:
             raise Late
         time.sleep(left_s)
         pids = workers.pids()
         worker_s, engine_s = workers.cpu_s(), engine.cpu_s()
         requests_before = edge.now() if edge else Counter()
         workers.wait_lines(count, BEFORE_S + over_s + PATIENCE_S)
-        time.sleep(AFTER_S)
+        time.sleep(after_s)
         worker_s, engine_s = workers.cpu_s() - worker_s, engine.cpu_s() - engine_s
         sent = edge.now() - requests_before if edge else Counter()
         peak = max(map(machine.peak_mib, pids))

@@ -21,6 +21,8 @@ from chalicelib.task import Task
 
 TRY_TIMEOUT_S = 2.0
 """A request unanswered for this long is sent again; until when is the caller's `until_s`."""
+TRY_LEAST_S = 0.05
+"""With less time left than this it is not sent again: that would only hide why it failed."""
 READ_DEADLINE_S = 5.0
 CLEAN_BATCH = 25
 CLEAN_PARALLEL = 4
@@ -292,7 +294,7 @@ class AlternatorTaskQueue:
         cause: Exception | None = None
         for attempt, pause_s in enumerate(outcome.pauses_s(self._rng)):
             left_s = until_s - self._clock.monotonic_s()
-            if left_s <= 0:
+            if left_s <= (TRY_LEAST_S if cause else 0):
                 break
             try:
                 return await self._transport.send(
