@@ -19,7 +19,7 @@ BEFORE_S = 3.0
 """CPU and requests are counted from here before the first task: reading hints ahead is part."""
 AFTER_S = 4.0
 """Deletions wait for the end of a burst; all are made within this."""
-SPREAD_AFTER_S = 0.5
+SPREAD_AFTER_S = 1.0
 """The same where there is no backlog. Who comes one by one is counted from the first on: each
 second has its share of polls."""
 SEEDED_A_SECOND = 1_000

@@ -10,7 +10,8 @@ from bench.report import Row
 FLEETS = (1, 4, 16)
 SETTLED_S = 22.0
 """By then every processor knows the others, and that all are idle."""
-IDLE_S = 12.0
+IDLE_S = 60.0
+"""A whole minute, with its sweep."""
 CONSTANT = 1.5
 LOOKAHEAD_S = 60.0
 FULL_S = 8.0

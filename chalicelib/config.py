@@ -33,7 +33,7 @@ class Settings:
     shards: int = 16
     batch_size: int = 100
     lookahead_s: float = 2.0
-    poll_interval_s: float = 0.75
+    poll_interval_s: float = 0.8
     bar_url: str = BAR_URL
 
     @classmethod
@@ -50,7 +50,7 @@ class Settings:
             shards=_integer(env, "SHARDS", 16, 1, 4096),
             batch_size=_integer(env, "BATCH_SIZE", 100, 1, 1000),
             lookahead_s=_seconds(env, "LOOKAHEAD_S", 2.0, 0.1, 60),
-            poll_interval_s=_seconds(env, "POLL_INTERVAL_S", 0.75, 0.05, 30),
+            poll_interval_s=_seconds(env, "POLL_INTERVAL_S", 0.8, 0.05, 30),
             bar_url=_url("BAR_URL", env.get("BAR_URL") or BAR_URL),
         )._checked()
 

@@ -30,13 +30,13 @@ IDLE_AFTER_S = 15.0
 IDLE_BEAT_INTERVAL_S = 4.0
 IDLE_LOOK_INTERVAL_S = 2.0
 """It looks for the others' heartbeats so often, while all of them are idle too."""
-FLUSH_INTERVAL_S = 0.2
+FLUSH_INTERVAL_S = 0.5
 ARM_INTERVAL_S = 0.25
 FOREIGN_INTERVAL_S = 1.0
 FOREIGN_OVERDUE_MS = 1_000
 """A hint overdue by more than this belongs to everybody, if its owner is in doubt."""
-FOREIGN_CALM_S = 4.0
-"""A shard whose owner is idle is looked at so often, as long as nothing is overdue there."""
+FOREIGN_CALM_S = 8.0
+"""A shard whose owner is idle is looked at about so often, unless something is overdue there."""
 FOREIGN_PATIENCE_MS = LEASE_MS
 """To an owner that beats, hints are left for so long: two that claim the same waste a write. The
 hint of a lease that was lost is older."""

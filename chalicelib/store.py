@@ -202,7 +202,7 @@ class TaskQueue(Protocol):
     async def flush(self, *, age_s: float = 0.0) -> None:
         """Send the deletions that were asked for at least so long ago.
 
-        Those that fail are kept for the next call. Called about every 200 ms.
+        Those that fail are kept for the next call. Called about twice a second.
         """
 
     async def beat(self, heartbeat: Heartbeat) -> None:

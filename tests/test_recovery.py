@@ -242,5 +242,5 @@ def test_idle_fleet_says_and_asks_little(size: int) -> None:
     assert 12 * size <= sent["beat"] <= 17 * size
     assert 24 * size <= sent["heartbeats"] <= 34 * size
     polls = 60 * SETTINGS.shards / SETTINGS.poll_interval_s
-    looks = 60 * SETTINGS.shards / 2 if size > 1 else 0
+    looks = 60 * SETTINGS.shards / 4 if size > 1 else 0
     assert sent["due"] <= 1.1 * (polls + looks)
