@@ -35,12 +35,12 @@ ARM_INTERVAL_S = 0.25
 FOREIGN_INTERVAL_S = 1.0
 FOREIGN_OVERDUE_MS = 1_000
 """A hint overdue by more than this belongs to everybody, if its owner is in doubt."""
-FOREIGN_CALM_S = 8.0
+FOREIGN_CALM_S = 12.0
 """A shard whose owner is idle is looked at about so often, unless something is overdue there."""
 FOREIGN_PATIENCE_MS = LEASE_MS
 """To an owner that beats, hints are left for so long: two that claim the same waste a write. The
 hint of a lease that was lost is older."""
-FOREIGN_NEAREST = 2
+FOREIGN_NEAREST = 3
 """So many of the processors nearest to a shard look at what is overdue there."""
 FOREIGN_LOOK_BACK_MS = 60_000
 FOREIGN_FULL_SCAN_INTERVAL_S = 10.0
@@ -247,8 +247,8 @@ class Processor:
     async def _look_at_foreign(self) -> None:
         """With places free, take what others left overdue, after a look at the tasks.
 
-        A shard is looked at by the two nearest processors that are surely there. Its owner, as
-        long as it lives, is one of them.
+        A shard is looked at by the three nearest processors that seem to be there: two of them may
+        have died just now. Its owner, as long as it lives, is one of the three.
         """
         if self._free() <= 0 or self._is_ready_now():
             return
@@ -501,9 +501,12 @@ class Processor:
             log.info("swept %d rows", changed, extra={"action": "swept", "rows": changed})
 
     async def _repeat(self, interval_s: float, step: Callable[[], Awaitable[None]]) -> None:
+        """Passes begin so far apart at most, unless one takes longer; each processor at its own."""
         while True:
+            next_s = self._clock.monotonic_s() + interval_s * self._rng.uniform(0.97, 1.0)
             await self._survive(step)
-            await asyncio.sleep(interval_s * self._rng.uniform(0.95, 1.05))
+            left_s = next_s - self._clock.monotonic_s()
+            await asyncio.sleep(max(interval_s / 10, left_s))
 
     async def _survive(self, step: Callable[[], Awaitable[None]]) -> None:
         """The loops outlive every error; the next pass tries again."""
