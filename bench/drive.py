@@ -154,8 +154,7 @@ def run(
         sent = edge.now() - requests_before if edge else Counter()
         peak = max(map(machine.peak_mib, pids))
         workers.end()
-    ids = {task.id for task in made}
-    tasks = [task for task in stored(engine) if task.id in ids]
+    tasks = stored_under(engine, [task.id for task in made])
     return _outcome(tasks, count, first_ms, worker_s, engine_s, peak, workers.counts, sent)
 
 
@@ -184,6 +183,19 @@ def _outcome(
         counts=counts,
         requests=sent,
     )
+
+
+def stored_under(engine: Engine, ids: Sequence[str]) -> list[Task]:
+    """The records of these tasks, however many others there are."""
+    table = f"{engine.settings.table_prefix}tasks"
+    tasks: list[Task] = []
+    left = [{"id": {"S": id}} for id in ids]
+    while left:
+        answer = engine.client.decide(requests.get_many(table, left[:100]))
+        tasks += map(requests.decode_task, answer["Responses"].get(table, []))
+        unprocessed = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+        left = [*unprocessed, *left[100:]]
+    return tasks
 
 
 def stored(engine: Engine, segment: int = 0, segments: int = 1) -> list[Task]:
