@@ -188,14 +188,8 @@ def _outcome(
 def stored_under(engine: Engine, ids: Sequence[str]) -> list[Task]:
     """The records of these tasks, however many others there are."""
     table = f"{engine.settings.table_prefix}tasks"
-    tasks: list[Task] = []
-    left = [{"id": {"S": id}} for id in ids]
-    while left:
-        answer = engine.client.decide(requests.get_many(table, left[:100]))
-        tasks += map(requests.decode_task, answer["Responses"].get(table, []))
-        unprocessed = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
-        left = [*unprocessed, *left[100:]]
-    return tasks
+    keys = [{"id": {"S": id}} for id in ids]
+    return [*map(requests.decode_task, engine.client.get_items(table, keys))]
 
 
 def stored(engine: Engine, segment: int = 0, segments: int = 1) -> list[Task]:

@@ -31,17 +31,18 @@ class Fleet:
         How old a row is that was not seen before, only the clocks tell.
         """
         before, self._rows = self._rows, {}
+        changed: list[Heartbeat] = []
         for row in heartbeats:
             known = before.get(row.processor)
             if known is not None and known[0] == row:
                 self._rows[row.processor] = known
                 continue
+            changed.append(row)
             age_s = max(0.0, (now_ms - row.beat_ms) / 1000) if known is None else 0.0
             self._rows[row.processor] = (
                 row,
                 now_s - min(age_s, row.interval_ms / 1000 + DEAD_LATE_S),
             )
-        changed = [row for id, (row, _) in self._rows.items() if before.get(id, (None,))[0] != row]
         live = self.live(now_s)
         return [row for row in changed if row.processor != self.me and row.processor in live]
 

@@ -367,7 +367,7 @@ class Processor:
 
     async def _flush(self) -> None:
         """What is due comes before what can be cleaned up later."""
-        is_busy = self._backlog() > self._settings.batch_size and not self._attempts.stopping
+        is_busy = self._backlog() > self._settings.batch_size
         await self._queue.flush(age_s=CLEAN_LATER_S if is_busy else 0.0)
 
     def _free(self) -> int:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from chalicelib.alternator import tables
 from chalicelib.alternator.client import Client
@@ -72,15 +72,16 @@ def _engine(
 
 def create_tables(settings: Settings, clock: Clock) -> None:
     """Create the tables that are missing and verify all. Raises StoreMismatch or StartFailed."""
-    with _connected(settings, clock) as client:
+    with closing(Client.connect(settings, clock)) as client:
         _create_tables(client, settings.table_prefix)
 
 
 def _start(settings: LocalSettings, engine_url: str, supervisor: Supervisor, clock: Clock) -> None:
     env = {**os.environ, "ALTERNATOR_ENDPOINTS": engine_url}
     shared = Settings.from_env(env)
-    with _connected(shared, clock) as client:
-        _create_tables(client, prefix := shared.table_prefix)
+    prefix = shared.table_prefix
+    with closing(Client.connect(shared, clock)) as client:
+        _create_tables(client, prefix)
         store, started_ms = AlternatorTaskStore(client, clock, prefix=prefix), clock.now_ms()
         supervisor.start(_api(settings, env, clock))
         supervisor.start(*_processors(settings, env, clock))
@@ -126,15 +127,6 @@ def _live_workers(store: AlternatorTaskStore, since_ms: int) -> int:
     except StoreUnavailable:
         return 0
     return sum(beat.kind == "worker" and beat.beat_ms >= since_ms for beat in beats)
-
-
-@contextmanager
-def _connected(settings: Settings, clock: Clock) -> Iterator[Client]:
-    client = Client.connect(settings, clock)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,16 +192,14 @@ def _ids(path: Path) -> list[str]:
 def _records(settings: Settings, clock: Clock) -> Records:
     """All of them. Raises Unusable if the store does not answer."""
     records = Records()
-    client = Client.connect(settings, clock)
     scan = requests.scan(f"{settings.table_prefix}tasks", 0, 1, None)
-    try:
-        # In pages that are small enough for a busy store.
-        for item in client.items(Request(scan.action, scan.body | {"Limit": PAGE_ROWS})):
-            _keep(item, records)
-    except SchedulerError as error:
-        raise Unusable(f"the store cannot be read: {error}") from error
-    finally:
-        client.close()
+    with closing(Client.connect(settings, clock)) as client:
+        try:
+            # In pages that are small enough for a busy store.
+            for item in client.items(Request(scan.action, scan.body | {"Limit": PAGE_ROWS})):
+                _keep(item, records)
+        except SchedulerError as error:
+            raise Unusable(f"the store cannot be read: {error}") from error
     return records
 
 

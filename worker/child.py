@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -47,22 +48,20 @@ def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bo
 
     Raises StoreMismatch if they do not fit, InvalidSetting if our credentials are refused.
     """
-    client = None
     told = ""
-    while not is_stopped():
-        try:
-            client = client or Client.connect(settings, clock, patience_s=STORE_WAIT_S)
-            tables.verify(client, settings.table_prefix)
-            tables.warm_up(client, settings.table_prefix)
-            break
-        except StoreUnavailable as error:
-            if outcome.is_refusal(error):
-                raise InvalidSetting(str(error)) from error
-            if told != (told := str(error)):
-                log.warning("waiting for the store: %s", error, extra={"action": "store_waited"})
-            pause(STORE_WAIT_S)
-    if client is not None:
-        client.close()
+    with closing(Client.connect(settings, clock, patience_s=STORE_WAIT_S)) as client:
+        while not is_stopped():
+            try:
+                tables.verify(client, settings.table_prefix)
+                tables.warm_up(client, settings.table_prefix)
+                return
+            except StoreUnavailable as error:
+                if outcome.is_refusal(error):
+                    raise InvalidSetting(str(error)) from error
+                if told != (told := str(error)):
+                    extra = {"action": "store_waited"}
+                    log.warning("waiting for the store: %s", error, extra=extra)
+                pause(STORE_WAIT_S)
 
 
 def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) -> None:

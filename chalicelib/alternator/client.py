@@ -5,12 +5,12 @@ event loop of its own, in a thread that all callers share.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from threading import Thread
 from typing import Any, Protocol, Self
 
-from chalicelib.alternator import outcome, tls
+from chalicelib.alternator import outcome, requests, tls
 from chalicelib.alternator.outcome import Unanswered
 from chalicelib.alternator.requests import Item, JsonObject, Request
 from chalicelib.alternator.transport import Transport
@@ -101,6 +101,17 @@ class Client:
                 return
             body = request.body | {"ExclusiveStartKey": start}
             answer = self.decide(Request(request.action, body))
+
+    def get_items(
+        self, table: str, keys: Sequence[Item], *, deadline_s: float | None = None
+    ) -> Iterator[Item]:
+        """Consistent reads of any number of distinct keys."""
+        for start in range(0, len(keys), 100):
+            left = keys[start : start + 100]
+            while left:
+                answer = self.decide(requests.get_many(table, left), deadline_s=deadline_s)
+                yield from answer["Responses"].get(table, [])
+                left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
 
 
 class TransportThread:

@@ -281,19 +281,14 @@ class AlternatorTaskStore:
         return heapq.merge(*self._map(stream, shards), reverse=filter.descending)
 
     def _get_many(self, ids: Sequence[str], deadline_s: float | None = None) -> Mapping[str, Task]:
-        """At most 100 tasks; records of a newer version are left out."""
+        """Records of a newer version are left out."""
         keys: Sequence[Item] = [{"id": {"S": id}} for id in dict.fromkeys(ids)]
         tasks: dict[str, Task] = {}
-        while keys:
-            answer = self._client.decide(
-                requests.get_many(self._tasks, keys), deadline_s=deadline_s
-            )
-            for item in answer["Responses"].get(self._tasks, []):
-                try:
-                    tasks[item["id"]["S"]] = requests.decode_task(item)
-                except UnreadableTask:
-                    continue
-            keys = answer.get("UnprocessedKeys", {}).get(self._tasks, {}).get("Keys", [])
+        for item in self._client.get_items(self._tasks, keys, deadline_s=deadline_s):
+            try:
+                tasks[item["id"]["S"]] = requests.decode_task(item)
+            except UnreadableTask:
+                continue
         return tasks
 
     def _map(self, function: Callable[[T], R], items: Sequence[T]) -> Sequence[R]:
