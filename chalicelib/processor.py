@@ -28,14 +28,13 @@ BEAT_INTERVAL_S = 1.0
 IDLE_AFTER_S = 15.0
 """Without anything to run or ahead for longer than a lease, a processor is idle."""
 IDLE_BEAT_INTERVAL_S = 4.0
-IDLE_LOOK_INTERVAL_S = 2.0
-"""It looks for the others' heartbeats so often, while all of them are idle too."""
+"""It looks for the others' heartbeats as often, while all of them are idle too."""
 FLUSH_INTERVAL_S = 0.5
 ARM_INTERVAL_S = 0.25
 FOREIGN_INTERVAL_S = 1.0
 FOREIGN_OVERDUE_MS = 1_000
 """A hint overdue by more than this belongs to everybody, if its owner is in doubt."""
-FOREIGN_CALM_S = 12.0
+FOREIGN_CALM_S = 16.0
 """A shard whose owner is idle is looked at about so often, unless something is overdue there."""
 FOREIGN_PATIENCE_MS = LEASE_MS
 """To an owner that beats, hints are left for so long: two that claim the same waste a write. The
@@ -435,7 +434,6 @@ class Processor:
         if is_idle and self._others_are_idle() and now_s < self._look_again_s:
             self._compare_clocks([])
             return
-        self._look_again_s = now_s + IDLE_LOOK_INTERVAL_S - BEAT_INTERVAL_S / 2
         self._compare_clocks(await self._see_others())
         for dead in self._fleet.long_dead(now_s):
             await self._queue.leave(dead)
@@ -448,6 +446,7 @@ class Processor:
         """Those who have beaten since the last time."""
         async with self._seeing:
             now_s = self._clock.monotonic_s()
+            self._look_again_s = now_s + IDLE_BEAT_INTERVAL_S - BEAT_INTERVAL_S / 2
             rows = await self._queue.heartbeats()
             return self._fleet.see(rows, now_s=now_s, now_ms=self._clock.now_ms())
 
