@@ -1,5 +1,6 @@
 """Whether a task costs the same however many others lie in the tables."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,6 +10,8 @@ from bench import drive, machine, proxy, seed
 from bench.drive import CLOCK, Options, Outcome
 from bench.machine import Broken, Engine
 from bench.report import Row, middle
+from chalicelib.alternator.queue import AlternatorTaskQueue
+from chalicelib.processor import SWEEP_INTERVAL_MS, SWEEP_SEGMENTS
 from chalicelib.task import Task
 
 SHARE = 10
@@ -18,6 +21,8 @@ BURST_SHARE = 5
 FLAT = 1.1
 IDLE_S = 15.0
 SETTLED_S = 2.0
+START_S = 5.0
+"""A worker has started within this."""
 DAY_MS = 86_400_000
 
 
@@ -27,6 +32,7 @@ def measure(options: Options) -> list[Row]:
     count = max(1, options.tasks // BURST_SHARE)
     drains: dict[int, list[Outcome]] = {size: [] for size in sizes}
     polls: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+    sweeps: dict[int, list[float]] = {size: [] for size in sizes}
     with ExitStack() as stack:
         folder = stack.enter_context(machine.folder())
         engines = {
@@ -38,6 +44,7 @@ def measure(options: Options) -> list[Row]:
                 with machine.turn(options.lock):
                     drains[size].append(_drain(engine, count, number))
                     polls[size].append(_poll(engine))
+                    sweeps[size].append(_sweep(engine, number))
     return [
         _row(
             "drain, growing",
@@ -58,6 +65,7 @@ def measure(options: Options) -> list[Row]:
                 ("polls, growing", "requests of an idle worker", "/s", "requests"),
             )
         ),
+        _sweep_row({size: middle(values) for size, values in sweeps.items() if size}),
     ]
 
 
@@ -90,6 +98,11 @@ def _drain(engine: Engine, count: int, number: int) -> Outcome:
 
 
 def _poll(engine: Engine) -> dict[str, float]:
+    """Between two sweeps: what these cost is measured by itself."""
+    minute_s = SWEEP_INTERVAL_MS / 1000
+    into_s = CLOCK.now_ms() / 1000 % minute_s
+    if into_s > minute_s - START_S - SETTLED_S - IDLE_S:
+        time.sleep(minute_s - into_s)
     with (
         proxy.counting(engine.port) as edge,
         machine.workers(engine, 1, port=edge.port),
@@ -102,6 +115,41 @@ def _poll(engine: Engine) -> dict[str, float]:
             "requests": (edge.now() - before).total() / seconds,
             "engine_ms": (engine.cpu_s() - cpu_s) / seconds * 1000,
         }
+
+
+def _sweep(engine: Engine, segment: int) -> float:
+    """CPU of the engine, in seconds, while one segment of the tasks is swept."""
+
+    async def sweep() -> None:
+        queue = AlternatorTaskQueue.open(engine.settings, CLOCK)
+        try:
+            await queue.sweep_segment(segment, SWEEP_SEGMENTS, now_ms=CLOCK.now_ms())
+        finally:
+            await queue.close()
+
+    before_s = engine.cpu_s()
+    asyncio.run(sweep())
+    return engine.cpu_s() - before_s
+
+
+def _sweep_row(by_size: dict[int, float]) -> Row:
+    """A sweep reads its share of all tasks: what grows with them, and how fast."""
+    shares = {size: 2 * size / SWEEP_SEGMENTS / 1000 for size in by_size}
+    costs = {size: cpu_s * 1000 / shares[size] for size, cpu_s in by_size.items()}
+    most, least = max(costs), min(costs)
+    return Row(
+        name="sweep",
+        what="engine CPU of a sweep, a thousand tasks; each task's turn comes once an hour",
+        figure=costs[most],
+        unit="ms",
+        goal="-",
+        met=None,
+        yardstick=f"beside {least:,}",
+        yardstick_figure=costs[least],
+        note=f"Beside {most:,} pending and as many finished tasks one sweep, a minute's, takes"
+        f" {by_size[most]:.2f} s of engine CPU.",
+        details={"cpu_s": {str(size): cpu_s for size, cpu_s in by_size.items()}},
+    )
 
 
 def _row(

@@ -601,6 +601,34 @@ def test_record_of_a_newer_version_is_not_claimed(
     assert raw_client.get_item(TableName=table, Key={"id": {"S": task.id}})["Item"] == newer
 
 
+def test_slow_sweep_looks_at_a_directory_row_once(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    """Many tasks lie in a bucket; one that is named nowhere is named for all of them."""
+    tasks = [store.create(task_at(NOON_MS + n)) for n in range(130)]
+    queue, sent = faulty_queue.queue, faulty_queue.transport.sent
+    indexes = queue._indexes
+    rows = {
+        row
+        for task in tasks
+        for index, time_ms in indexes.times(task)
+        for row in index.directory_rows(time_ms, task.id)
+    }
+    faulty_queue.run(queue.write(rows, delete=True))
+    sent.clear()
+    assert faulty_queue.run(queue.sweep_segment(0, 1, now_ms=NOON_MS)) == len(rows)
+    asked = Counter(
+        (table, key["slot"]["S"], key["at"]["S"])
+        for request in sent
+        if request.action == "BatchGetItem"
+        for table, wanted in request.body["RequestItems"].items()
+        for key in wanted["Keys"]
+    )
+    assert set(asked.values()) == {1}
+    assert {row[:3] for row in rows} <= set(asked)
+    assert faulty_queue.run(queue.sweep_segment(0, 1, now_ms=NOON_MS)) == 0
+
+
 async def _listed(queue: AlternatorTaskQueue, table: str, slot: str) -> list[int]:
     return [time_index.time_of(row["at"]["S"]) async for row in queue.query(table, slot)]
 

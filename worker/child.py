@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import io
 import logging
 import os
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 STORE_WAIT_S = 0.5
 PARENT_LOOK_S = 0.2
 TURN_NOTED_EVERY_S = 1.0
+COLLECT_AFTER = 10_000
+"""Net new objects before the garbage collector looks for cycles among them."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -71,6 +74,7 @@ def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) 
         signal.signal(number, signal.SIG_DFL)
     _die_with(os.getppid())
     isolation.preload(__name__)
+    _collect_seldom()
     lines = os.dup(1)
     # Whatever a handler or a library prints must not get between the lines.
     os.dup2(2, 1)
@@ -109,6 +113,13 @@ async def _note_turns(turned_s: Any, clock: Clock) -> None:
     while True:
         turned_s.value = clock.monotonic_s()
         await asyncio.sleep(TURN_NOTED_EVERY_S)
+
+
+def _collect_seldom() -> None:
+    """What was imported stays, and a task leaves no cycle behind: to search both again and again
+    while a burst comes and goes costs 7 % of this process's time."""
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def _die_with(parent: int) -> None:

@@ -17,6 +17,9 @@ from chalicelib.errors import UnreadableTask
 from chalicelib.store import Position
 from chalicelib.task import FINISHED, UNFINISHED, Task, TaskState
 
+Key = tuple[str, str, str]
+"""Of a row: table, slot and at."""
+
 OVERDUE_MS = 60_000
 """The fast sweep looks at unfinished tasks this much past their time."""
 ROWS_MAX = 500
@@ -24,6 +27,10 @@ ROWS_MAX = 500
 ORPHAN_S = 60.0
 """A row without a task is deleted when it was seen twice, this long apart."""
 ORPHANS_MAX = 10_000
+BATCH = 50
+"""Tasks looked at together: their rows in the timeline, two each, are one request."""
+NAMED_MAX = 10_000
+"""Directory rows that one sweep remembers to have seen; many tasks lie in a bucket."""
 
 
 class Rows(Protocol):
@@ -59,7 +66,7 @@ class Sweeper:
         return sum([await self._overdue_shard(s, now_ms) for s in await self._rows.shards()])
 
     async def segment(self, segment: int, segments: int, now_ms: int) -> int:
-        changed = 0
+        changed, named = 0, set[Key]()
         scan = requests.scan(self._tasks_table, segment, segments, None)
         batch: list[Task] = []
         async for item in self._rows.pages(scan):
@@ -67,10 +74,10 @@ class Sweeper:
                 batch.append(requests.decode_task(item))
             except UnreadableTask:
                 continue
-            if len(batch) == 25:
-                changed += await self._repair(batch, now_ms)
+            if len(batch) == BATCH:
+                changed += await self._repair(batch, now_ms, named)
                 batch = []
-        return changed + await self._repair(batch, now_ms)
+        return changed + await self._repair(batch, now_ms, named)
 
     async def _overdue_shard(self, shard: int, now_ms: int) -> int:
         changed, seen = 0, 0
@@ -82,7 +89,7 @@ class Sweeper:
             if seen == ROWS_MAX:
                 self._resume[shard] = time_index.at(*position)
                 break
-            if len(batch) == 25:
+            if len(batch) == BATCH:
                 changed += await self._examine(batch, now_ms)
                 batch = []
         else:
@@ -138,7 +145,7 @@ class Sweeper:
                 obsolete.append(self._indexes.open.row(*position))
                 obsolete.append(self._indexes.all.row(*position))
         await self._rows.write(obsolete, delete=True)
-        return len(obsolete) + await self._repair(readable, now_ms)
+        return len(obsolete) + await self._repair(readable, now_ms, set())
 
     def _is_orphan(self, position: Position) -> bool:
         """Seen without a task before: no create can still be under way."""
@@ -148,13 +155,16 @@ class Sweeper:
             self._orphans.popitem(last=False)
         return now_s - first_s >= ORPHAN_S
 
-    async def _repair(self, tasks: Sequence[Task], now_ms: int) -> int:
-        """Put what is missing of unfinished tasks, delete what is left of deleted ones."""
+    async def _repair(self, tasks: Sequence[Task], now_ms: int, named: set[Key]) -> int:
+        """Put what is missing of unfinished tasks, delete what is left of deleted ones.
+
+        named: keys of directory rows that are there: not looked at again, and added to here.
+        """
         wanted, deleted = [], []
         for task in tasks:
             under_lease = task.state is TaskState.RUNNING and not task.is_claimable(now_ms)
             if task.state in UNFINISHED and not under_lease:
-                wanted.extend(self._rows_of(task))
+                wanted.extend(row for row in self._rows_of(task) if row[:3] not in named)
             if task.state is TaskState.DELETED:
                 deleted.append(self._indexes.open.row(task.send_ts_ms, task.id))
                 deleted.append(self._indexes.all.row(task.send_ts_ms, task.id))
@@ -164,6 +174,8 @@ class Sweeper:
         await self._rows.write([row for row in missing if row.is_directory])
         await self._rows.write([row for row in missing if not row.is_directory])
         await self._rows.write(surplus, delete=True)
+        if len(named) < NAMED_MAX:
+            named.update(row[:3] for row in wanted if row.is_directory)
         return len(missing) + len(surplus)
 
     def _rows_of(self, task: Task) -> list[Row]:
@@ -171,9 +183,9 @@ class Sweeper:
         directory = [row for index, ms in places for row in index.directory_rows(ms, task.id)]
         return directory + self._indexes.rows(task)
 
-    async def _there(self, rows: Sequence[Row]) -> set[tuple[str, str, str]]:
-        """Which of these rows exist, by table, slot and at."""
-        found: set[tuple[str, str, str]] = set()
+    async def _there(self, rows: Sequence[Row]) -> set[Key]:
+        """Which of these rows exist."""
+        found = set[Key]()
         by_table = itertools.groupby(sorted(dict.fromkeys(rows)), key=lambda row: row.table)
         for table, group in by_table:
             keys: Sequence[JsonObject] = [row.key for row in group]
