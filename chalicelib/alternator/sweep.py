@@ -160,7 +160,7 @@ class Sweeper:
 
         named: keys of directory rows that are there: not looked at again, and added to here.
         """
-        wanted, deleted = [], []
+        wanted, deleted = list[Row](), list[Row]()
         for task in tasks:
             under_lease = task.state is TaskState.RUNNING and not task.is_claimable(now_ms)
             if task.state in UNFINISHED and not under_lease:
