@@ -8,6 +8,7 @@ its heart, cleans up and sweeps.
 import asyncio
 import heapq
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 BEAT_INTERVAL_S = 1.0
 IDLE_AFTER_S = 15.0
 """Without anything to run or ahead for longer than a lease, a processor is idle."""
-IDLE_BEAT_INTERVAL_S = 4.0
+IDLE_BEAT_INTERVAL_S = 5.0
 """It looks for the others' heartbeats as often, while all of them are idle too."""
 FLUSH_INTERVAL_S = 0.5
 ARM_INTERVAL_S = 0.25
@@ -41,6 +42,8 @@ FOREIGN_PATIENCE_MS = LEASE_MS
 hint of a lease that was lost is older."""
 FOREIGN_NEAREST = 3
 """So many of the processors nearest to a shard look at what is overdue there."""
+CALM_NEAREST = 2
+"""The same where the owner is idle."""
 FOREIGN_LOOK_BACK_MS = 60_000
 FOREIGN_FULL_SCAN_INTERVAL_S = 10.0
 FOREIGN_PAGE = 100
@@ -141,7 +144,7 @@ class Processor:
         self._seeing = asyncio.Lock()
         self._shards: tuple[int, ...] = tuple(range(settings.shards))
         self._scans: dict[int, Scan] = {}
-        self._foreign_full_at_s: dict[int, float] = {}
+        self._foreign_full_s: dict[int, float] = {}
         self._foreign_calm_until_s: dict[int, float] = {}
         self._idle_at_s = self._beat_again_s = self._look_again_s = 0.0
         self._unripe: dict[Hint, int] = {}
@@ -260,7 +263,7 @@ class Processor:
             self._look_at_shard(shard, owner in fresh)
             for shard, owner in self._owners().items()
             if owner != self.id
-            and self.id in near[shard]
+            and self.id in near[shard][: CALM_NEAREST if owner in calm else FOREIGN_NEAREST]
             and (owner not in calm or now_s >= self._foreign_calm_until_s.get(shard, 0.0))
         )
 
@@ -272,12 +275,14 @@ class Processor:
         return self._fleet.live(self._clock.monotonic_s(), fleet.FRESH_LATE_S)
 
     async def _look_at_shard(self, shard: int, has_owner: bool) -> None:
-        """Mostly a little back from now; from the very beginning every 10 s, and at first.
+        """Mostly a little back from now; from the very beginning at first, and every 10 s, or as
+        seldom as its owner does.
 
         has_owner: whether its owner surely beats.
         """
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
-        is_full = now_s >= self._foreign_full_at_s.get(shard, 0.0)
+        full_interval_s = FULL_SCAN_INTERVAL_S if has_owner else FOREIGN_FULL_SCAN_INTERVAL_S
+        is_full = now_s >= self._foreign_full_s.get(shard, -math.inf) + full_interval_s
         resume: str | None = None
         found = False
         for _ in range(FOREIGN_PAGES):
@@ -298,7 +303,7 @@ class Processor:
             calm_s = FOREIGN_CALM_S * self._rng.uniform(0.5, 1.0)
             self._foreign_calm_until_s[shard] = now_s + calm_s
         if is_full:
-            self._foreign_full_at_s[shard] = now_s + FOREIGN_FULL_SCAN_INTERVAL_S
+            self._foreign_full_s[shard] = now_s
 
     def _is_ripe(self, hint: Hint) -> bool:
         return self._is_new(hint) and hint not in self._unripe

@@ -239,8 +239,8 @@ def test_idle_fleet_says_and_asks_little(size: int) -> None:
         await asyncio.gather(*fleet)
 
     run_virtually(play)
-    assert 12 * size <= sent["beat"] <= 17 * size
-    assert 12 * size <= sent["heartbeats"] <= 20 * size
+    assert 10 * size <= sent["beat"] <= 14 * size
+    assert 10 * size <= sent["heartbeats"] <= 16 * size
     polls = 60 * SETTINGS.shards / SETTINGS.poll_interval_s
-    looks = 60 * SETTINGS.shards / 8 * min(2, size - 1)
+    looks = 60 * SETTINGS.shards / 8 * min(1, size - 1)
     assert sent["due"] <= 1.1 * (polls + looks)

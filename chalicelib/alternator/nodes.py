@@ -22,7 +22,7 @@ from chalicelib.config import Settings
 
 log = logging.getLogger(__name__)
 
-REFRESH_S = 5.0
+REFRESH_S = 10.0
 LOOK_TIMEOUT_S = 1.0
 SILENT_S = 1.0
 """A node that left a request unanswered for this long is passed over until it answers a look."""
