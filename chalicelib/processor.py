@@ -250,7 +250,8 @@ class Processor:
         """With places free, take what others left overdue, after a look at the tasks.
 
         A shard is looked at by the three nearest processors that seem to be there: two of them may
-        have died just now. Its owner, as long as it lives, is one of the three.
+        have died just now. Its owner, as long as it lives, is one of the three; an idle one's shard
+        is looked at by one other, and seldom.
         """
         if self._free() <= 0 or self._is_ready_now():
             return
@@ -259,12 +260,17 @@ class Processor:
         fresh, now_s = await self._surely_live(), self._clock.monotonic_s()
         near = fleet.nearest(self._shards, fresh, FOREIGN_NEAREST)
         calm = self._fleet.slow(IDLE_BEAT_INTERVAL_S).intersection(fresh)
+
+        def is_time(shard: int, owner: str) -> bool:
+            if owner not in calm:
+                return self.id in near[shard]
+            is_near = self.id in near[shard][:CALM_NEAREST]
+            return is_near and now_s >= self._foreign_calm_until_s.get(shard, 0.0)
+
         await self._all(
             self._look_at_shard(shard, owner in fresh)
             for shard, owner in self._owners().items()
-            if owner != self.id
-            and self.id in near[shard][: CALM_NEAREST if owner in calm else FOREIGN_NEAREST]
-            and (owner not in calm or now_s >= self._foreign_calm_until_s.get(shard, 0.0))
+            if owner != self.id and is_time(shard, owner)
         )
 
     async def _surely_live(self) -> tuple[str, ...]:

@@ -17,9 +17,6 @@ from chalicelib.errors import UnreadableTask
 from chalicelib.store import Position
 from chalicelib.task import FINISHED, UNFINISHED, Task, TaskState
 
-Key = tuple[str, str, str]
-"""Of a row: table, slot and at."""
-
 OVERDUE_MS = 60_000
 """The fast sweep looks at unfinished tasks this much past their time."""
 ROWS_MAX = 500
@@ -66,7 +63,7 @@ class Sweeper:
         return sum([await self._overdue_shard(s, now_ms) for s in await self._rows.shards()])
 
     async def segment(self, segment: int, segments: int, now_ms: int) -> int:
-        changed, named = 0, set[Key]()
+        changed, named = 0, set[Row]()
         scan = requests.scan(self._tasks_table, segment, segments, None)
         batch: list[Task] = []
         async for item in self._rows.pages(scan):
@@ -155,16 +152,16 @@ class Sweeper:
             self._orphans.popitem(last=False)
         return now_s - first_s >= ORPHAN_S
 
-    async def _repair(self, tasks: Sequence[Task], now_ms: int, named: set[Key]) -> int:
+    async def _repair(self, tasks: Sequence[Task], now_ms: int, named: set[Row]) -> int:
         """Put what is missing of unfinished tasks, delete what is left of deleted ones.
 
-        named: keys of directory rows that are there: not looked at again, and added to here.
+        named: directory rows that are there: not looked at again, and added to here.
         """
         wanted, deleted = list[Row](), list[Row]()
         for task in tasks:
             under_lease = task.state is TaskState.RUNNING and not task.is_claimable(now_ms)
             if task.state in UNFINISHED and not under_lease:
-                wanted.extend(row for row in self._rows_of(task) if row[:3] not in named)
+                wanted.extend(row for row in self._rows_of(task) if row not in named)
             if task.state is TaskState.DELETED:
                 deleted.append(self._indexes.open.row(task.send_ts_ms, task.id))
                 deleted.append(self._indexes.all.row(task.send_ts_ms, task.id))
@@ -175,7 +172,7 @@ class Sweeper:
         await self._rows.write([row for row in missing if not row.is_directory])
         await self._rows.write(surplus, delete=True)
         if len(named) < NAMED_MAX:
-            named.update(row[:3] for row in wanted if row.is_directory)
+            named.update(row for row in wanted if row.is_directory)
         return len(missing) + len(surplus)
 
     def _rows_of(self, task: Task) -> list[Row]:
@@ -183,9 +180,9 @@ class Sweeper:
         directory = [row for index, ms in places for row in index.directory_rows(ms, task.id)]
         return directory + self._indexes.rows(task)
 
-    async def _there(self, rows: Sequence[Row]) -> set[Key]:
-        """Which of these rows exist."""
-        found = set[Key]()
+    async def _there(self, rows: Sequence[Row]) -> set[tuple[str, str, str]]:
+        """Which of these rows exist, by table, slot and at."""
+        found: set[tuple[str, str, str]] = set()
         by_table = itertools.groupby(sorted(dict.fromkeys(rows)), key=lambda row: row.table)
         for table, group in by_table:
             keys: Sequence[JsonObject] = [row.key for row in group]
