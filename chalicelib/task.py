@@ -108,8 +108,7 @@ class Task:
     claim: the fencing token, fresh for each claim; kept after settling, for the same reason.
     given_back: attempts that ended without running the handler.
     payload: what the client gave for the handler, as the text of a JSON object.
-    attempts: one for each claim, oldest first; only the last can be running. What they tell
-    stands nowhere else in the record.
+    attempts: one for each claim, oldest first; only the last can be running.
     """
 
     id: str
@@ -119,7 +118,6 @@ class Task:
     token: str
     state: TaskState = TaskState.SCHEDULED
     due_at_ms: int | None = None
-    attempt: int = 0
     failures: int = 0
     given_back: int = 0
     claim: str | None = None
@@ -150,6 +148,11 @@ class Task:
             token=token,
             payload=payload,
         )
+
+    @property
+    def attempt(self) -> int:
+        """Number of the latest attempt; 0 before the first."""
+        return self.attempts[-1].number if self.attempts else 0
 
     @property
     def processor(self) -> str | None:
@@ -203,7 +206,6 @@ class Task:
             self,
             state=TaskState.RUNNING,
             claim=claim,
-            attempt=this.number,
             attempts=(*(earlier.overtaken() for earlier in self.attempts), this),
             due_at_ms=now_ms + LEASE_MS,
         )

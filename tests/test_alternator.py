@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from chalicelib.errors import (
     UnreadableTask,
 )
 from chalicelib.store import Hint, Refused, TaskFilter
-from chalicelib.task import Attempt, Outcome, Task, TaskState, shard_of
+from chalicelib.task import LEASE_MS, Attempt, Outcome, Task, TaskState, shard_of
 from tests.fakes import NOON_MS, FakeClock, Ids, new_task
 from tests.profile import CheckedTransport
 from tests.wires import BotoWire, FaultyWire
@@ -254,7 +254,10 @@ def test_store_that_cannot_be_asked_is_unavailable(
 
 
 class FaultyTransport:
-    """Loses answers of the next requests of an action."""
+    """Loses answers of the next requests that hold a text, in their action or their body.
+
+    before: what happens once before a request that holds the text.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -262,14 +265,13 @@ class FaultyTransport:
         self.lost: list[tuple[str, str]] = []
         self.sent: list[Request] = []
         self.always = False
-        self.before_delete: Callable[[], object] | None = None
+        self.before: dict[str, Callable[[], Awaitable[object]]] = {}
 
     async def send(self, request: Request, **options: Any) -> JsonObject:
         self.sent.append(request)
-        if self.before_delete is not None and "DeleteRequest" in str(request.body):
-            act, self.before_delete = self.before_delete, None
-            act()
-        fault = next((lost for lost in self.lost if lost[0] == request.action), None)
+        for text in [text for text in self.before if text in str(request)]:
+            await self.before.pop(text)()
+        fault = next((lost for lost in self.lost if lost[0] in str(request)), None)
         if fault is None:
             return await self._transport.send(request, **options)
         if not self.always:
@@ -332,6 +334,99 @@ def test_settlement_whose_answer_was_lost_is_ours(
     done = held.completed("Baz 1", now_ms=NOON_MS)
     assert faulty_queue.run(faulty_queue.queue.settle(held, done, until_s=1.0))
     assert store.get(held.id) == done
+
+
+def after_lease(queue: Queue, task: Task, claim: str) -> Task | Refused:
+    hint = Hint(NOON_MS, task.id, task.type)
+    now_ms = NOON_MS + LEASE_MS
+    answer: Task | Refused = queue.run(
+        queue.queue.claim(hint, claim=claim, processor="q", now_ms=now_ms, until_s=1.0)
+    )
+    return answer
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_claim_after_a_lost_lease_whose_answer_was_lost_is_ours(
+    store: AlternatorTaskStore, faulty_queue: Queue, when: str
+) -> None:
+    task = store.create(task_at())
+    faulty_queue.claim(task)
+    faulty_queue.transport.lost = [("was_claim", when)] * 2
+    held = after_lease(faulty_queue, task, "c2")
+    assert not faulty_queue.transport.lost
+    assert held == store.get(task.id)
+    assert isinstance(held, Task)
+    assert (held.claim, held.due_at_ms) == ("c2", NOON_MS + 2 * LEASE_MS)
+    assert held.attempts == (
+        Attempt(1, "p", NOON_MS, NOON_MS + LEASE_MS, Outcome.LEASE_LOST),
+        Attempt(2, "q", NOON_MS + LEASE_MS),
+    )
+
+
+@pytest.mark.parametrize("first", ["another claim", "settlement", "retry", "delete"])
+def test_claim_after_a_lost_lease_that_others_came_before_is_refused(
+    store: AlternatorTaskStore, faulty_queue: Queue, first: str
+) -> None:
+    """They come between the look at the task and the claim of it."""
+    task = store.create(task_at())
+    held = faulty_queue.claim(task)
+    assert isinstance(held, Task)
+    over_ms = NOON_MS + LEASE_MS
+
+    async def act() -> None:
+        queue = faulty_queue.queue
+        if first == "another claim":
+            hint = Hint(NOON_MS, task.id, task.type)
+            await queue.claim(hint, claim="c2", processor="r", now_ms=over_ms, until_s=1.0)
+        elif first == "settlement":
+            await queue.settle(held, held.completed("Baz 1", now_ms=over_ms), until_s=1.0)
+        elif first == "retry":
+            retried = held.failed_once("boom", now_ms=over_ms, jitter=lambda: 0.0)
+            await queue.settle(held, retried, until_s=1.0)
+        else:
+            store.delete(task.id, now_ms=over_ms, token="t")
+
+    faulty_queue.transport.before = {"was_claim": act}
+    refused = after_lease(faulty_queue, task, "c3")
+    assert isinstance(refused, Refused) and refused.task is not None
+    stands = faulty_queue.run(faulty_queue.queue.get([task.id]))[task.id]
+    assert stands == refused.task
+    states = {"another claim": "running", "settlement": "completed", "retry": "scheduled"}
+    assert (stands.state, stands.claim) == (
+        states.get(first, "deleted"),
+        "c2" if first == "another claim" else "c1",
+    )
+
+
+def test_first_try_of_a_claim_that_comes_late_changes_nothing(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    """It was sent while the task was scheduled, and arrives after a lost lease was claimed."""
+    task = store.create(task_at())
+    faulty_queue.claim(task)
+    faulty_queue.transport.sent.clear()
+    held = after_lease(faulty_queue, task, "c2")
+    late, _ = faulty_queue.transport.sent
+    with pytest.raises(ConditionFailed):
+        faulty_queue.run(faulty_queue.real.send(late, key=task.id, attempt=0, timeout_s=5))
+    assert store.get(task.id) == held
+
+
+def test_a_claim_costs_one_request_and_after_a_lost_lease_two(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    task = store.create(task_at())
+    held = faulty_queue.claim(task)
+    assert isinstance(held, Task)
+    retried = held.failed_once("boom", now_ms=NOON_MS, jitter=lambda: 0.0)
+    retried = replace(retried, due_at_ms=NOON_MS)
+    faulty_queue.run(faulty_queue.queue.settle(held, retried, until_s=1.0))
+    faulty_queue.transport.sent.clear()
+    again = faulty_queue.claim(task, "c2")
+    assert isinstance(again, Task) and again.attempt == 2
+    assert len(faulty_queue.transport.sent) == 1
+    assert isinstance(after_lease(faulty_queue, task, "c3"), Task)
+    assert len(faulty_queue.transport.sent) == 3
 
 
 def test_attempts_cost_no_request(store: AlternatorTaskStore, faulty_queue: Queue) -> None:
@@ -535,9 +630,13 @@ def test_row_that_comes_while_its_open_bucket_is_closed_stays_listed(
     same_shard = replace(late, id=first.id[:-1] + ("0" if first.id[-1] != "0" else "1"))
     while shard_of(same_shard.id, 4) != shard_of(first.id, 4):
         same_shard = replace(same_shard, id=IDS())
-    transport.before_delete = lambda: store.create(same_shard)
+
+    async def create() -> None:
+        store.create(same_shard)
+
+    transport.before = {"DeleteRequest": create}
     faulty_queue.run(queue.sweep_overdue(now_ms=clock.now_ms()))
-    assert transport.before_delete is None, "the bucket was being closed"
+    assert not transport.before, "the bucket was being closed"
     unfinished = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
     assert [task.id for task in store.list(unfinished).tasks] == [same_shard.id]
 

@@ -16,7 +16,7 @@ from chalicelib.isolation import Isolated
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.processor import Grace, Processor
 from chalicelib.store import Heartbeat, Hint, HintPage, Refused
-from chalicelib.task import LEASE_MS, Task, TaskState
+from chalicelib.task import LEASE_MS, Attempt, Task, TaskState
 from tests.fakes import (
     NOON_MS,
     Here,
@@ -254,10 +254,15 @@ def test_task_of_a_dead_processor_runs_again_when_its_lease_is_over() -> None:
     assert LEASE_MS <= done.started_ts_ms - NOON_MS <= LEASE_MS + 50
 
 
+def after_lost_leases(task: Task, count: int) -> Task:
+    lost = [Attempt(n, "dead", NOON_MS).overtaken() for n in range(1, count + 1)]
+    return replace(task, attempts=tuple(lost))
+
+
 def test_task_with_a_lost_lease_runs_in_a_process_of_its_own() -> None:
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok")
-    bench.tables.tasks[task.id] = replace(task, attempt=1)
+    bench.tables.tasks[task.id] = after_lost_leases(task, 1)
     isolated: list[str] = []
 
     async def alone(run: Run) -> str:
@@ -275,7 +280,7 @@ def test_task_with_a_lost_lease_runs_in_a_process_of_its_own() -> None:
 def test_process_that_is_not_ready_in_time_gives_the_task_back() -> None:
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok")
-    bench.tables.tasks[task.id] = replace(task, attempt=1)
+    bench.tables.tasks[task.id] = after_lost_leases(task, 1)
 
     async def isolate(run: Run) -> Isolated:
         await asyncio.sleep(3.1)
@@ -290,7 +295,7 @@ def test_process_that_is_not_ready_in_time_gives_the_task_back() -> None:
 def test_processor_that_stood_still_until_its_process_was_ready_gives_the_task_back() -> None:
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok")
-    bench.tables.tasks[task.id] = replace(task, attempt=1)
+    bench.tables.tasks[task.id] = after_lost_leases(task, 1)
 
     async def isolate(run: Run) -> Isolated:
         loop = asyncio.get_running_loop()
@@ -306,7 +311,7 @@ def test_processor_that_stood_still_until_its_process_was_ready_gives_the_task_b
 def test_task_that_lost_three_leases_is_buried_unrun() -> None:
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok")
-    bench.tables.tasks[task.id] = replace(task, attempt=3)
+    bench.tables.tasks[task.id] = after_lost_leases(task, 3)
     go(1, bench)
     buried = bench.now(task)
     assert buried.state is TaskState.FAILED

@@ -190,11 +190,11 @@ def test_a_commit_that_the_ledger_missed_counts() -> None:
     history = History()
     held = history.claim(0)
     history.start(held, 0)
-    history.task = held.completed("Baz of 1", now_ms=_ms(1))
+    history.task = committed = held.completed("Baz of 1", now_ms=_ms(1))
     assert history.judged().is_kept
     again = history.claim(11)
     history.complete(again, 12)
-    history.task = replace(history.task, claim=held.claim, attempt=1)
+    history.task = committed
     assert "finished by 2 claims" in whats(history.judged(), "duplicate")
 
 
@@ -247,9 +247,9 @@ def test_finished_by_the_attempt_before_the_one_that_held_it() -> None:
     zombie = history.claim(0)
     heir = history.claim(10.1)
     late = zombie.completed("Baz of 1", now_ms=_ms(3))
-    history.task = replace(late, claim=heir.claim, attempt=heir.attempt)
-    what = ["finished by an attempt before the one that held it"]
-    assert whats(history.judged(), "duplicate") == what
+    history.task = replace(late, claim=heir.claim)
+    what = "finished by an attempt before the one that held it"
+    assert what in whats(history.judged(), "duplicate")
 
 
 def test_an_answer_that_came_late_is_no_stale_settlement() -> None:
@@ -266,7 +266,7 @@ def test_an_answer_that_came_late_is_no_stale_settlement() -> None:
 def test_one_attempt_claimed_twice() -> None:
     history = History()
     first = history.claim(0)
-    history.task = replace(first, attempt=0)
+    history.task = replace(first, attempts=())
     history.claim(0.1)
     assert whats(history.judged(), "duplicate") == ["attempt 1 claimed twice"]
 

@@ -17,7 +17,7 @@ from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable, UnreadableTask
 from chalicelib.store import Heartbeat, Hint, HintPage, Refused
-from chalicelib.task import Task
+from chalicelib.task import Task, TaskState
 
 TRY_TIMEOUT_S = 2.0
 """A request unanswered for this long is sent again; until when is the caller's `until_s`."""
@@ -174,9 +174,19 @@ class AlternatorTaskQueue:
         try:
             answer = await self.decide(request, key=hint.id, until_s=until_s)
         except ConditionFailed as refused:
-            task = requests.decode_task(refused.item) if refused.item else None
-            return task if task is not None and task.claim == claim else Refused(task)
-        return requests.decode_task(answer["Attributes"])
+            task = _standing(refused)
+        else:
+            return requests.decode_task(answer["Attributes"])
+        if task is not None and task.state is TaskState.RUNNING and task.is_claimable(now_ms):
+            held = task.claimed(now_ms=now_ms, claim=claim, processor=processor)
+            request = requests.settle(self._tasks, task, held)
+            try:
+                await self.decide(request, key=hint.id, until_s=until_s)
+            except ConditionFailed as refused:
+                task = _standing(refused)
+            else:
+                return held
+        return task if task is not None and task.claim == claim else Refused(task)
 
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
         if settled.due_at_ms is not None:
@@ -185,8 +195,7 @@ class AlternatorTaskQueue:
         try:
             await self.decide(request, key=held.id, until_s=until_s)
         except ConditionFailed as refused:
-            assert held.claim is not None
-            return requests.is_mine(refused.item, "claim", held.claim, [settled.state])
+            return requests.was_settled(refused.item, held, settled)
         return True
 
     async def _put_hint(self, task: Task, until_s: float) -> None:
@@ -304,3 +313,7 @@ class AlternatorTaskQueue:
                 cause = error
             await asyncio.sleep(min(pause_s, max(0.0, left_s)))
         raise StoreUnavailable(f"the store does not answer: {cause}", cause=str(cause)) from cause
+
+
+def _standing(refused: ConditionFailed) -> Task | None:
+    return requests.decode_task(refused.item) if refused.item else None

@@ -1,6 +1,6 @@
 """Every request about a task, as data: the DynamoDB JSON that both clients send.
 
-The six conditional writes of a task's life are here, each once. Names are always written as
+The conditional writes of a task's life are here, each once. Names are always written as
 `#name` and declared by `_names`, so that no attribute can collide with a reserved word.
 """
 
@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple, get_args
+
+import orjson
 
 from chalicelib.errors import UnreadableTask
 from chalicelib.store import Heartbeat
@@ -25,27 +27,47 @@ class Request(NamedTuple):
     body: JsonObject
 
 
-_NUMBERS = frozenset(f.name for f in fields(Task) if f.type is int or int in get_args(f.type))
 _FIELDS = tuple(f.name for f in fields(Task))
-_PLAIN = tuple(name for name in _FIELDS if name != "attempts")
+_NUMBERS = frozenset(f.name for f in fields(Task) if f.type is int or int in get_args(f.type))
+_COUNTERS = frozenset({"failures", "given_back"})
+_TEXTS = frozenset({"claim", "attempts"})
+"""Written as one JSON text each: a request costs the store by the values in it, not by their size.
 
-
-def encode(values: Mapping[str, Any]) -> JsonObject:
-    """Attribute values of the fields that are not None."""
-    return {name: _attribute(value) for name, value in values.items() if value is not None}
-
-
-def _attribute(value: int | str | tuple[Attempt, ...]) -> JsonObject:
-    if isinstance(value, int):
-        return {"N": str(value)}
-    if isinstance(value, str):
-        return {"S": value}
-    return {"L": [{"M": encode(attempt._asdict())} for attempt in value]}
+claim: token, processor and start of the latest claim; of a running task it is the last attempt.
+attempts: number, processor, start, end, outcome and error of those that have ended.
+"""
+_PLAIN = tuple(name for name in _FIELDS if name not in _TEXTS)
 
 
 def encode_task(task: Task) -> JsonObject:
-    values = {name: getattr(task, name) for name in _FIELDS}
-    return encode(values | {"attempts": task.attempts or None})
+    """The record. What is None, a counter at 0 or empty is left out."""
+    values = {name: _attribute(task, name) for name in _FIELDS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _attribute(task: Task, name: str) -> JsonObject | None:
+    if name == "claim":
+        return _claim_of(task) if task.claim else None
+    if name == "attempts":
+        ended = [list(one) for one in task.attempts if one.outcome is not Outcome.RUNNING]
+        return _text(ended) if ended else None
+    value = getattr(task, name)
+    if value is None or (value == 0 and name in _COUNTERS):
+        return None
+    return {"N": str(value)} if isinstance(value, int) else {"S": value}
+
+
+def _claim_of(task: Task) -> JsonObject:
+    last = task.attempts[-1]
+    return _claim(task.claim, last.processor, last.started_ts_ms)
+
+
+def _claim(token: str | None, processor: str, now_ms: int) -> JsonObject:
+    return _text([token, processor, now_ms])
+
+
+def _text(value: Sequence[Any]) -> JsonObject:
+    return {"S": orjson.dumps(value).decode()}
 
 
 def decode_task(item: Item) -> Task:
@@ -56,32 +78,21 @@ def decode_task(item: Item) -> Task:
             if name in item:
                 values[name] = int(item[name]["N"]) if name in _NUMBERS else item[name]["S"]
         values["state"] = TaskState(values["state"])
-        if "attempts" in item:
-            values["attempts"] = _decode_attempts(item["attempts"]["L"], values["attempt"])
-        return Task(**values)
+        ended = orjson.loads(item["attempts"]["S"]) if "attempts" in item else []
+        attempts = [*map(_decode_attempt, ended)]
+        if "claim" in item:
+            values["claim"], processor, started_ts_ms = orjson.loads(item["claim"]["S"])
+            if values["state"] is TaskState.RUNNING:
+                number = attempts[-1].number + 1 if attempts else 1
+                attempts.append(Attempt(number, processor, started_ts_ms))
+        return Task(**values, attempts=tuple(attempts))
     except (KeyError, ValueError, TypeError) as error:
         raise UnreadableTask(f"record {item.get('id')}: {error!r}") from error
 
 
-def _decode_attempts(items: Sequence[Item], attempt: int) -> tuple[Attempt, ...]:
-    """A claim writes no number: the last attempt's is the task's, the others' follow from it."""
-    first = attempt - len(items) + 1
-    found = [_decode_attempt(item["M"], number) for number, item in enumerate(items, first)]
-    return (*(earlier.overtaken() for earlier in found[:-1]), *found[-1:])
-
-
-def _decode_attempt(item: Item, number: int) -> Attempt:
-    processor, started_ts_ms = item["processor"]["S"], int(item["started_ts_ms"]["N"])
-    if "ended_ts_ms" not in item:
-        return Attempt(number, processor, started_ts_ms)
-    return Attempt(
-        int(item["number"]["N"]),
-        processor,
-        started_ts_ms,
-        int(item["ended_ts_ms"]["N"]),
-        Outcome(item["outcome"]["S"]),
-        item["error"]["S"] if "error" in item else None,
-    )
+def _decode_attempt(values: Sequence[Any]) -> Attempt:
+    number, processor, started_ts_ms, ended_ts_ms, outcome, error = values
+    return Attempt(number, processor, started_ts_ms, ended_ts_ms, Outcome(outcome), error)
 
 
 def create(table: str, task: Task) -> Request:
@@ -94,23 +105,17 @@ def create(table: str, task: Task) -> Request:
 
 
 def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) -> Request:
-    """Task.claimed, as one round trip: it returns the whole task, or what stands instead."""
+    """Task.claimed of a scheduled task, in one round trip: it returns the whole task, or what
+    stands instead."""
     return _conditional("UpdateItem", {
         "TableName": table,
         "Key": {"id": {"S": task_id}},
-        "ConditionExpression": "#due_at_ms <= :now AND #state IN (:scheduled, :running)",
-        "UpdateExpression": (
-            "SET #state = :running, #claim = :claim, #attempt = #attempt + :one,"
-            " #due_at_ms = :lease_end,"
-            " #attempts = list_append(if_not_exists(#attempts, :none), :this)"
-        ),
+        "ConditionExpression": "#state = :scheduled AND #due_at_ms <= :now",
+        "UpdateExpression": "SET #state = :running, #claim = :claim, #due_at_ms = :lease_end",
         "ExpressionAttributeValues": {
             ":scheduled": {"S": TaskState.SCHEDULED},
             ":running": {"S": TaskState.RUNNING},
-            ":claim": {"S": claim},
-            ":one": {"N": "1"},
-            ":none": {"L": []},
-            ":this": {"L": [{"M": encode({"processor": processor, "started_ts_ms": now_ms})}]},
+            ":claim": _claim(claim, processor, now_ms),
             ":now": {"N": str(now_ms)},
             ":lease_end": {"N": str(now_ms + LEASE_MS)},
         },
@@ -119,18 +124,16 @@ def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) 
 
 
 def settle(table: str, held: Task, settled: Task) -> Request:
-    """Complete, fail, retry or give back: write what differs, if the claim still holds."""
-    changed = {
-        name: getattr(settled, name)
-        for name in _FIELDS
-        if getattr(settled, name) != getattr(held, name)
-    }
-    values = {f":{name}": value for name, value in encode(changed).items()}
+    """Complete, fail, retry, give back, or claim after a lost lease: write what differs, if the
+    claim of `held` still holds."""
+    differing = [name for name in _FIELDS if getattr(settled, name) != getattr(held, name)]
+    changed = {name: _attribute(settled, name) for name in differing}
+    values = {f":{name}": value for name, value in changed.items() if value is not None}
     removed = [name for name, value in changed.items() if value is None]
     update = "SET " + ", ".join(f"#{value[1:]} = {value}" for value in values)
     if removed:
         update += " REMOVE " + ", ".join(f"#{name}" for name in removed)
-    values |= {":was_running": {"S": TaskState.RUNNING}, ":was_claim": {"S": held.claim}}
+    values |= {":was_running": {"S": TaskState.RUNNING}, ":was_claim": _claim_of(held)}
     return _conditional("UpdateItem", {
         "TableName": table,
         "Key": {"id": {"S": held.id}},
@@ -259,12 +262,18 @@ def decode_heartbeat(item: Item) -> Heartbeat:
     )
 
 
-def is_mine(item: Item | None, attribute: str, token: str, states: Iterable[TaskState]) -> bool:
-    """Whether a refused write had been applied before: its token stands in a state it wrote."""
-    if item is None:
-        return False
-    state = item.get("state", {}).get("S")
-    return item.get(attribute, {}).get("S") == token and state in set(states)
+def was_settled(item: Item | None, held: Task, settled: Task) -> bool:
+    """Whether a refused settlement had been applied before."""
+    return _bears(item, {"claim": _claim_of(held), "state": {"S": settled.state}})
+
+
+def was_deleted(item: Item | None, token: str) -> bool:
+    """Whether a refused delete had been applied before."""
+    return _bears(item, {"token": {"S": token}, "state": {"S": TaskState.DELETED}})
+
+
+def _bears(item: Item | None, values: JsonObject) -> bool:
+    return item is not None and all(item.get(name) == value for name, value in values.items())
 
 
 def _conditional(action: str, body: JsonObject) -> Request:

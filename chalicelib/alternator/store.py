@@ -117,7 +117,7 @@ class AlternatorTaskStore:
         try:
             before = self._client.decide(request, key=task_id)["Attributes"]
         except ConditionFailed as refused:
-            if not requests.is_mine(refused.item, "token", token, [TaskState.DELETED]):
+            if not requests.was_deleted(refused.item, token):
                 raise self._not_deletable(task_id, refused.item) from None
             before = {}
         if before:
