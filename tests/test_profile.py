@@ -14,15 +14,17 @@ from tests.profile import OutsideProfile, check
 
 TASK = new_task(Ids())
 HELD = TASK.claimed(now_ms=NOON_MS, claim="c", processor="p")
+AGAIN = HELD.claimed(now_ms=NOON_MS + LEASE_MS, claim="d", processor="q")
 
 
-def test_six_conditional_writes_are_within() -> None:
+def test_conditional_writes_are_within() -> None:
     for request in (
         requests.create("tasks", TASK),
         requests.claim("tasks", TASK.id, claim="c", processor="p", now_ms=NOON_MS),
         requests.settle("tasks", HELD, HELD.completed("x", now_ms=NOON_MS)),
         requests.settle("tasks", HELD, HELD.failed("x", now_ms=NOON_MS)),
         requests.settle("tasks", HELD, HELD.returned(now_ms=NOON_MS, hint_due_ms=NOON_MS)),
+        requests.settle("tasks", HELD, AGAIN),
         requests.delete("tasks", TASK.id, now_ms=NOON_MS + LEASE_MS, token="t"),
         requests.warm_up("tasks"),
     ):
