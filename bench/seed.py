@@ -73,7 +73,7 @@ def runs(settings: Settings, maker: Maker, tasks: Sequence[Task]) -> list[lean.C
         claim = requests.claim(
             table, task.id, claim=held.claim, processor=held.processor, now_ms=task.due_at_ms
         )
-        chains.append([lean.encoded(r) for r in (claim, requests.settle(table, held, settled))])
+        chains.append([lean.encoded(r) for r in (claim, requests.change(table, held, settled))])
     return chains
 
 

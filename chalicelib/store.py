@@ -173,6 +173,7 @@ class TaskQueue(Protocol):
     ) -> Task | Refused:
         """Take the task if it is due at `now_ms`: Task.claimed, decided by the store alone.
 
+        A task whose lease was lost takes two writes, each with as much time as `until_s` gives.
         Raises UnreadableTask for a record that this version cannot read; it is left as it is.
         """
 

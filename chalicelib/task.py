@@ -155,6 +155,10 @@ class Task:
         return self.attempts[-1].number if self.attempts else 0
 
     @property
+    def ended_attempts(self) -> tuple[Attempt, ...]:
+        return tuple(one for one in self.attempts if one.outcome is not Outcome.RUNNING)
+
+    @property
     def processor(self) -> str | None:
         """Who made the latest claim."""
         return self.attempts[-1].processor if self.attempts else None
@@ -278,7 +282,9 @@ class Task:
             self,
             state=TaskState.DELETED,
             token=token,
+            claim=None,
             due_at_ms=None,
+            attempts=self.ended_attempts,
             purge_at_s=now_ms // 1000 + TOMBSTONE_S,
         )
 

@@ -363,9 +363,17 @@ def test_claim_after_a_lost_lease_whose_answer_was_lost_is_ours(
     )
 
 
-@pytest.mark.parametrize("first", ["another claim", "settlement", "retry", "delete"])
+@pytest.mark.parametrize(
+    ("first", "state", "claim"),
+    [
+        ("another claim", TaskState.RUNNING, "c2"),
+        ("settlement", TaskState.COMPLETED, "c1"),
+        ("retry", TaskState.SCHEDULED, "c1"),
+        ("delete", TaskState.DELETED, None),
+    ],
+)
 def test_claim_after_a_lost_lease_that_others_came_before_is_refused(
-    store: AlternatorTaskStore, faulty_queue: Queue, first: str
+    store: AlternatorTaskStore, faulty_queue: Queue, first: str, state: TaskState, claim: str | None
 ) -> None:
     """They come between the look at the task and the claim of it."""
     task = store.create(task_at())
@@ -391,25 +399,49 @@ def test_claim_after_a_lost_lease_that_others_came_before_is_refused(
     assert isinstance(refused, Refused) and refused.task is not None
     stands = faulty_queue.run(faulty_queue.queue.get([task.id]))[task.id]
     assert stands == refused.task
-    states = {"another claim": "running", "settlement": "completed", "retry": "scheduled"}
-    assert (stands.state, stands.claim) == (
-        states.get(first, "deleted"),
-        "c2" if first == "another claim" else "c1",
-    )
+    assert (stands.state, stands.claim) == (state, claim)
 
 
-def test_first_try_of_a_claim_that_comes_late_changes_nothing(
-    store: AlternatorTaskStore, faulty_queue: Queue
+@pytest.mark.parametrize("then", ["runs", "is retried", "is given back", "is completed"])
+def test_writes_of_a_claim_that_come_late_change_nothing(
+    store: AlternatorTaskStore, faulty_queue: Queue, then: str
 ) -> None:
-    """It was sent while the task was scheduled, and arrives after a lost lease was claimed."""
+    """Both of those that claimed a lost lease, and the one that had lost it, arrive once more."""
     task = store.create(task_at())
     faulty_queue.claim(task)
-    faulty_queue.transport.sent.clear()
     held = after_lease(faulty_queue, task, "c2")
-    late, _ = faulty_queue.transport.sent
-    with pytest.raises(ConditionFailed):
-        faulty_queue.run(faulty_queue.real.send(late, key=task.id, attempt=0, timeout_s=5))
-    assert store.get(task.id) == held
+    assert isinstance(held, Task)
+    late, now_ms = list(faulty_queue.transport.sent), NOON_MS + LEASE_MS
+    assert len(late) == 3
+    settled = {
+        "runs": held,
+        "is retried": held.failed_once("boom", now_ms=now_ms, jitter=lambda: 0.0),
+        "is given back": held.returned(now_ms=now_ms, hint_due_ms=now_ms),
+        "is completed": held.completed("Baz 1", now_ms=now_ms),
+    }[then]
+    if settled is not held:
+        assert faulty_queue.run(faulty_queue.queue.settle(held, settled, until_s=1.0))
+    for request in late:
+        with pytest.raises(ConditionFailed):
+            faulty_queue.run(faulty_queue.real.send(request, key=task.id, attempt=0, timeout_s=5))
+    assert store.get(task.id) == settled
+
+
+def test_claim_after_a_lost_lease_has_time_for_both_writes(
+    store: AlternatorTaskStore, faulty_queue: Queue, clock: FakeClock
+) -> None:
+    """A slow store: the first write takes all the time there is for one."""
+    task = store.create(task_at())
+    faulty_queue.claim(task)
+
+    async def take_long() -> None:
+        clock.tick(1.1)
+
+    faulty_queue.transport.before = {":scheduled": take_long}
+    faulty_queue.transport.lost = [("was_claim", "after")]
+    held = after_lease(faulty_queue, task, "c2")
+    assert isinstance(held, Task)
+    assert held == store.get(task.id)
 
 
 def test_a_claim_costs_one_request_and_after_a_lost_lease_two(
@@ -681,14 +713,26 @@ def test_slow_sweep_deletes_rows_of_tombstones(
     assert faulty_queue.run(faulty_queue.queue.sweep_segment(0, 1, now_ms=NOON_MS)) == 2
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"state": {"S": "paused"}},
+        {"state": {"S": "running"}},
+        {"state": {"S": "running"}, "claim": {"S": '["c","p",1,"more"]'}},
+        {"state": {"S": "running"}, "claim": {"S": "c"}},
+        {"state": {"S": "completed"}, "attempts": {"S": '[[1,"p",1,2,"postponed",null]]'}},
+        {"state": {"S": "completed"}, "attempts": {"L": []}},
+    ],
+)
 def test_record_of_a_newer_version_is_not_claimed(
     store: AlternatorTaskStore,
     raw_client: "DynamoDBClient",
     settings: Settings,
     faulty_queue: Queue,
+    changed: Any,
 ) -> None:
     task = store.create(task_at())
-    newer: Any = requests.encode_task(task) | {"state": {"S": "paused"}}
+    newer: Any = requests.encode_task(task) | changed
     table = f"{settings.table_prefix}tasks"
     raw_client.put_item(TableName=table, Item=newer)
     with pytest.raises(UnreadableTask):

@@ -134,6 +134,16 @@ def test_claim_of_a_deleted_task_is_refused(queue_kit: QueueKit) -> None:
     assert answer.task.state is TaskState.DELETED
 
 
+def test_claim_of_a_task_deleted_after_a_lost_lease_shows_its_tombstone(
+    queue_kit: QueueKit,
+) -> None:
+    running = held(queue_kit, create(queue_kit))
+    over_ms = NOON_MS + LEASE_MS
+    queue_kit.store.delete(running.id, now_ms=over_ms, token="t")
+    answer = claim(queue_kit, hint_of(running), now_ms=over_ms)
+    assert answer == Refused(running.deleted(now_ms=over_ms, token="t"))
+
+
 def test_complete_is_final(queue_kit: QueueKit) -> None:
     running = held(queue_kit, create(queue_kit))
     done = running.completed("Baz 7", now_ms=NOON_MS + 9)

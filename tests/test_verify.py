@@ -248,8 +248,10 @@ def test_finished_by_the_attempt_before_the_one_that_held_it() -> None:
     heir = history.claim(10.1)
     late = zombie.completed("Baz of 1", now_ms=_ms(3))
     history.task = replace(late, claim=heir.claim)
-    what = "finished by an attempt before the one that held it"
-    assert what in whats(history.judged(), "duplicate")
+    assert whats(history.judged(), "duplicate") == [
+        "finished by an attempt before the one that held it",
+        "claimed again although attempt 1 finished it",
+    ]
 
 
 def test_an_answer_that_came_late_is_no_stale_settlement() -> None:

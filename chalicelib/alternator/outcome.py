@@ -3,7 +3,7 @@
 A 5xx, a reset or a timeout on a conditional write means: applied, not applied, or applied later.
 The identical request is sent again; refused, the item that stands there tells by its token
 whether it was this very write. That is sound because every such write makes its own condition
-false and carries a token of its own.
+false and carries a token of its own (the two writes of a claim after a lost lease share one).
 """
 
 from collections.abc import Iterator

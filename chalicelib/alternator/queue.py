@@ -171,6 +171,7 @@ class AlternatorTaskQueue:
         request = requests.claim(
             self._tasks, hint.id, claim=claim, processor=processor, now_ms=now_ms
         )
+        patience_s = until_s - self._clock.monotonic_s()
         try:
             answer = await self.decide(request, key=hint.id, until_s=until_s)
         except ConditionFailed as refused:
@@ -179,7 +180,8 @@ class AlternatorTaskQueue:
             return requests.decode_task(answer["Attributes"])
         if task is not None and task.state is TaskState.RUNNING and task.is_claimable(now_ms):
             held = task.claimed(now_ms=now_ms, claim=claim, processor=processor)
-            request = requests.settle(self._tasks, task, held)
+            request = requests.change(self._tasks, task, held)
+            until_s = self._clock.monotonic_s() + patience_s
             try:
                 await self.decide(request, key=hint.id, until_s=until_s)
             except ConditionFailed as refused:
@@ -191,7 +193,7 @@ class AlternatorTaskQueue:
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
         if settled.due_at_ms is not None:
             await self._put_hint(settled, until_s)
-        request = requests.settle(self._tasks, held, settled)
+        request = requests.change(self._tasks, held, settled)
         try:
             await self.decide(request, key=held.id, until_s=until_s)
         except ConditionFailed as refused:

@@ -31,9 +31,9 @@ _FIELDS = tuple(f.name for f in fields(Task))
 _NUMBERS = frozenset(f.name for f in fields(Task) if f.type is int or int in get_args(f.type))
 _COUNTERS = frozenset({"failures", "given_back"})
 _TEXTS = frozenset({"claim", "attempts"})
-"""Written as one JSON text each: a request costs the store by the values in it, not by their size.
+"""Written as one JSON text each: a request costs the embedded engine by its values, not its bytes.
 
-claim: token, processor and start of the latest claim; of a running task it is the last attempt.
+claim: token, processor and time of the latest claim; of a running task it is the last attempt.
 attempts: number, processor, start, end, outcome and error of those that have ended.
 """
 _PLAIN = tuple(name for name in _FIELDS if name not in _TEXTS)
@@ -47,9 +47,9 @@ def encode_task(task: Task) -> JsonObject:
 
 def _attribute(task: Task, name: str) -> JsonObject | None:
     if name == "claim":
-        return _claim_of(task) if task.claim else None
+        return _claim_of(task) if task.claim is not None else None
     if name == "attempts":
-        ended = [list(one) for one in task.attempts if one.outcome is not Outcome.RUNNING]
+        ended = [list(attempt) for attempt in task.ended_attempts]
         return _text(ended) if ended else None
     value = getattr(task, name)
     if value is None or (value == 0 and name in _COUNTERS):
@@ -59,10 +59,11 @@ def _attribute(task: Task, name: str) -> JsonObject | None:
 
 def _claim_of(task: Task) -> JsonObject:
     last = task.attempts[-1]
+    assert task.claim is not None
     return _claim(task.claim, last.processor, last.started_ts_ms)
 
 
-def _claim(token: str | None, processor: str, now_ms: int) -> JsonObject:
+def _claim(token: str, processor: str, now_ms: int) -> JsonObject:
     return _text([token, processor, now_ms])
 
 
@@ -80,9 +81,10 @@ def decode_task(item: Item) -> Task:
         values["state"] = TaskState(values["state"])
         ended = orjson.loads(item["attempts"]["S"]) if "attempts" in item else []
         attempts = [*map(_decode_attempt, ended)]
-        if "claim" in item:
+        is_running = values["state"] is TaskState.RUNNING
+        if is_running or "claim" in item:
             values["claim"], processor, started_ts_ms = orjson.loads(item["claim"]["S"])
-            if values["state"] is TaskState.RUNNING:
+            if is_running:
                 number = attempts[-1].number + 1 if attempts else 1
                 attempts.append(Attempt(number, processor, started_ts_ms))
         return Task(**values, attempts=tuple(attempts))
@@ -123,13 +125,13 @@ def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) 
     })  # fmt: skip
 
 
-def settle(table: str, held: Task, settled: Task) -> Request:
-    """Complete, fail, retry, give back, or claim after a lost lease: write what differs, if the
-    claim of `held` still holds."""
-    differing = [name for name in _FIELDS if getattr(settled, name) != getattr(held, name)]
-    changed = {name: _attribute(settled, name) for name in differing}
-    values = {f":{name}": value for name, value in changed.items() if value is not None}
-    removed = [name for name, value in changed.items() if value is None]
+def change(table: str, held: Task, changed: Task) -> Request:
+    """Write what differs, if the claim of `held` still holds: a settlement, or the next claim
+    after a lost lease."""
+    differing = [name for name in _FIELDS if getattr(changed, name) != getattr(held, name)]
+    written = {name: _attribute(changed, name) for name in differing}
+    values = {f":{name}": value for name, value in written.items() if value is not None}
+    removed = [name for name, value in written.items() if value is None]
     update = "SET " + ", ".join(f"#{value[1:]} = {value}" for value in values)
     if removed:
         update += " REMOVE " + ", ".join(f"#{name}" for name in removed)
@@ -153,7 +155,8 @@ def delete(table: str, task_id: str, *, now_ms: int, token: str) -> Request:
             " AND (#state <> :running OR #due_at_ms <= :now)"
         ),
         "UpdateExpression": (
-            "SET #state = :deleted, #token = :token, #purge_at_s = :purge REMOVE #due_at_ms"
+            "SET #state = :deleted, #token = :token, #purge_at_s = :purge"
+            " REMOVE #due_at_ms, #claim"
         ),
         "ExpressionAttributeValues": {
             ":deleted": {"S": TaskState.DELETED},

@@ -269,7 +269,7 @@ def test_answers_to_writes_are_lost(arena: Arena) -> None:
 def test_claims_that_take_too_long_start_nothing(arena: Arena) -> None:
     """Most tries of a claim get no answer, so that many are granted late or never."""
     slow = {"black_hole": 0.65, "silence_after": 0.1}
-    claims = Rule(operation="UpdateItem", containing=":lease_end", rates=slow)
+    claims = Rule(operation="UpdateItem", containing='":claim"', rates=slow)
     arena.set_plan(Plan(rules=(claims,)))
     arena.worker()
     arena.wait_ready(1)
