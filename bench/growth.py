@@ -18,6 +18,8 @@ SHARE = 10
 """The size by default is so many times the tasks of a burst."""
 FULL_SIZE = 1_000_000
 BURST_SHARE = 5
+DRAINS = 3
+"""Of each size a round: a burst is over within a second, and no two are alike."""
 FLAT = 1.1
 IDLE_S = 15.0
 SETTLED_S = 2.0
@@ -39,10 +41,13 @@ def measure(options: Options) -> list[Row]:
             size: stack.enter_context(machine.engine(folder / f"{size}.db")) for size in sizes
         }
         seconds = {size: _fill(options, engines[size], size) for size in sizes}
-        for number in range(options.rounds):
+        for number in range(options.rounds * DRAINS):
             for size, engine in engines.items():
                 with machine.turn(options.lock):
                     drains[size].append(_drain(engine, count, number))
+        for number in range(options.rounds):
+            for size, engine in engines.items():
+                with machine.turn(options.lock):
                     polls[size].append(_poll(engine))
                     sweeps[size].append(_sweep(engine, number))
     return [
