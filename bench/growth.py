@@ -70,11 +70,11 @@ def measure(options: Options) -> list[Row]:
                 unit,
                 {n: [p[key] for p in outs] for n, outs in polls.items()},
                 {},
-                of_rounds=min,
+                of_rounds=of_rounds,
             )
-            for name, what, unit, key in (
-                ("poll cost, growing", "engine CPU of an idle worker", "ms/s", "engine_ms"),
-                ("polls, growing", "requests of an idle worker", "/s", "requests"),
+            for name, what, unit, key, of_rounds in (
+                ("poll cost, growing", "engine CPU of an idle worker", "ms/s", "engine_ms", min),
+                ("polls, growing", "requests of an idle worker", "/s", "requests", middle),
             )
         ),
         _sweep_row({size: middle(values) for size, values in sweeps.items() if size}),

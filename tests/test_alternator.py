@@ -296,10 +296,12 @@ class Queue:
             transport, clock, prefix=settings.table_prefix, shards=settings.shards
         )
 
-    def claim(self, task: Task, claim: str = "c1") -> Task | Refused:
+    def claim(
+        self, task: Task, claim: str = "c1", *, processor: str = "p", now_ms: int = NOON_MS
+    ) -> Task | Refused:
         hint = Hint(task.due_at_ms or 0, task.id, task.type)
         answer: Task | Refused = self.run(
-            self.queue.claim(hint, claim=claim, processor="p", now_ms=NOON_MS, until_s=1.0)
+            self.queue.claim(hint, claim=claim, processor=processor, now_ms=now_ms, until_s=1.0)
         )
         return answer
 
@@ -337,12 +339,7 @@ def test_settlement_whose_answer_was_lost_is_ours(
 
 
 def after_lease(queue: Queue, task: Task, claim: str) -> Task | Refused:
-    hint = Hint(NOON_MS, task.id, task.type)
-    now_ms = NOON_MS + LEASE_MS
-    answer: Task | Refused = queue.run(
-        queue.queue.claim(hint, claim=claim, processor="q", now_ms=now_ms, until_s=1.0)
-    )
-    return answer
+    return queue.claim(task, claim, processor="q", now_ms=NOON_MS + LEASE_MS)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -9,8 +9,9 @@ false and carries a token of its own (the two writes of a claim after a lost lea
 from collections.abc import Iterator
 from random import Random
 
-from chalicelib.alternator.requests import Item
+from chalicelib.alternator.requests import Item, decode_task
 from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
+from chalicelib.task import Task
 
 UNAUTHORIZED = frozenset({
     "AccessDeniedException",
@@ -31,6 +32,10 @@ class ConditionFailed(Exception):
     def __init__(self, item: Item | None) -> None:
         super().__init__("condition failed")
         self.item = item
+
+    def task(self) -> Task | None:
+        """The item of a task's record, read. Raises UnreadableTask."""
+        return decode_task(self.item) if self.item else None
 
 
 class Unanswered(Exception):

@@ -175,7 +175,7 @@ class AlternatorTaskQueue:
         try:
             answer = await self.decide(request, key=hint.id, until_s=until_s)
         except ConditionFailed as refused:
-            task = _standing(refused)
+            task = refused.task()
         else:
             return requests.decode_task(answer["Attributes"])
         if task is not None and task.state is TaskState.RUNNING and task.is_claimable(now_ms):
@@ -185,7 +185,7 @@ class AlternatorTaskQueue:
             try:
                 await self.decide(request, key=hint.id, until_s=until_s)
             except ConditionFailed as refused:
-                task = _standing(refused)
+                task = refused.task()
             else:
                 return held
         return task if task is not None and task.claim == claim else Refused(task)
@@ -315,7 +315,3 @@ class AlternatorTaskQueue:
                 cause = error
             await asyncio.sleep(min(pause_s, max(0.0, left_s)))
         raise StoreUnavailable(f"the store does not answer: {cause}", cause=str(cause)) from cause
-
-
-def _standing(refused: ConditionFailed) -> Task | None:
-    return requests.decode_task(refused.item) if refused.item else None

@@ -118,7 +118,7 @@ class AlternatorTaskStore:
             before = self._client.decide(request, key=task_id)["Attributes"]
         except ConditionFailed as refused:
             if not requests.was_deleted(refused.item, token):
-                raise self._not_deletable(task_id, refused.item) from None
+                raise self._not_deletable(task_id, refused.task()) from None
             before = {}
         if before:
             self._drop_rows(requests.decode_task(before))
@@ -154,8 +154,7 @@ class AlternatorTaskStore:
         row = self._indexes.hint_row(task.due_at_ms, task.id, task.type)
         return "Item" in self._client.decide(requests.get_row(row.table, row.key))
 
-    def _not_deletable(self, task_id: str, item: Item | None) -> Exception:
-        task = requests.decode_task(item) if item else None
+    def _not_deletable(self, task_id: str, task: Task | None) -> Exception:
         if task is not None and task.state is TaskState.RUNNING:
             return TaskRunning(task)
         return TaskNotFound(id=task_id)
