@@ -16,7 +16,7 @@ from typing import Self
 
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
-from chalicelib.errors import StoreUnavailable
+from chalicelib.errors import StoreBusy, StoreUnavailable
 from chalicelib.handlers import HANDLERS, Handler, Run, called, checked_line
 from chalicelib.isolation import HandlerFailed, Isolated, IsolatedProcess
 from chalicelib.ledger import Record, no_record
@@ -24,6 +24,7 @@ from chalicelib.store import Hint, Refused, TaskQueue
 from chalicelib.task import (
     FINISHED,
     KILL_AFTER_S,
+    LEASE_MS,
     LOST_LEASES_MAX,
     SETTLE_WITHIN_S,
     START_WITHIN_S,
@@ -90,25 +91,46 @@ class Attempts:
             record=record,
         )
 
-    async def make(self, hint: Hint) -> Again | None:
+    async def make(self, hint: Hint, claimed: Callable[[], None]) -> Again | None:
         """Claim the hint's task and see it through. None: the hint needs no further look.
 
-        Raises StoreUnavailable or UnreadableTask: then the hint stays where it is.
+        claimed: called once the claim is answered, whatever came of it.
+        Raises UnreadableTask: then the hint stays where it is.
         """
-        claimed_s = self.clock.monotonic_s()
-        answer = await self.queue.claim(
-            hint,
-            claim=str(uuid.UUID(int=self.rng.getrandbits(128), version=4)),
-            processor=self.processor,
-            now_ms=self.clock.now_ms(),
-            until_s=claimed_s + START_WITHIN_S,
-        )
+        claimed_s, claimed_ms = self.clock.monotonic_s(), self.clock.now_ms()
+        try:
+            answer = await self._claim(hint, claimed_s, claimed_ms)
+        except StoreBusy:
+            self.counts["held_back"] += 1
+            return Again(hint.due_at_ms)
+        except StoreUnavailable as error:
+            return self._left(hint, claimed_ms, error)
+        finally:
+            claimed()
         if isinstance(answer, Refused):
             self.counts["refused"] += 1
             return await self.refused(hint, answer.task)
         self.counts["claimed"] += 1
         self.record("claim", answer)
-        return await self._see_through(hint, answer, claimed_s)
+        try:
+            return await self._see_through(hint, answer, claimed_s)
+        except StoreUnavailable as error:
+            return self._left(hint, claimed_ms, error)
+
+    def _left(self, hint: Hint, claimed_ms: int, error: StoreUnavailable) -> Again:
+        """What the store left unknown is known once the lease is over."""
+        extra = {"action": "left", "task_id": hint.id}
+        log.warning("attempt left to its lease: %s", error, extra=extra)
+        return Again(claimed_ms + LEASE_MS)
+
+    async def _claim(self, hint: Hint, claimed_s: float, claimed_ms: int) -> Task | Refused:
+        return await self.queue.claim(
+            hint,
+            claim=str(uuid.UUID(int=self.rng.getrandbits(128), version=4)),
+            processor=self.processor,
+            now_ms=claimed_ms,
+            until_s=claimed_s + START_WITHIN_S,
+        )
 
     async def refused(self, hint: Hint, task: Task | None) -> Again | None:
         """What a hint is worth whose task, as given, cannot be claimed now."""

@@ -6,6 +6,7 @@ SchedulerError
 ├── TaskRunning         it cannot be deleted now; carries the task
 ├── TaskExists          another create stands under the id; carries its task
 ├── StoreUnavailable    the outcome is unknown: never assume that nothing happened
+│   └── StoreBusy       it was not asked, since it is slower than what is asked of it
 ├── UnreadableTask      a record of a newer version: it is left alone
 ├── StoreMismatch       the tables are not the ones this version needs
 └── InvalidSetting      an environment variable cannot be used
@@ -54,6 +55,10 @@ class TaskExists(SchedulerError):
 
 class StoreUnavailable(SchedulerError):
     """The store did not answer in time; whether the change was made is not known."""
+
+
+class StoreBusy(StoreUnavailable):
+    """The store was not asked: it is slower than what is asked of it, or away."""
 
 
 class UnreadableTask(SchedulerError):

@@ -4,6 +4,7 @@ This saves work only: two processors that disagree for a while claim the same ta
 store decides.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -14,6 +15,8 @@ DEAD_LATE_S = 3.0
 """A processor whose next heartbeat is late by this much gets no shards."""
 FRESH_LATE_S = 0.6
 """One that is less late is most likely there."""
+BLIND_S = 1.0
+"""A look that took longer than this was none."""
 FORGET_AFTER_S = 60.0
 """After this long its row is deleted."""
 
@@ -24,18 +27,28 @@ class Fleet:
     def __init__(self, me: str) -> None:
         self.me = me
         self._rows: dict[str, tuple[Heartbeat, float]] = {}
+        self._blind_since_s: float | None = None
+
+    def look(self, now_s: float) -> None:
+        """A look at the rows begins. Until one succeeds, nobody is judged by what is not seen."""
+        if self._blind_since_s is None:
+            self._blind_since_s = now_s
 
     def see(self, heartbeats: Iterable[Heartbeat], *, now_s: float, now_ms: int) -> list[Heartbeat]:
         """Take note of all rows as they are now; returns those that changed since the last look.
 
-        How old a row is that was not seen before, only the clocks tell.
+        How old a row is that was not seen before, only the clocks tell. Who could not be seen for a
+        while could not beat either, most likely: the store was away. That time is not counted.
         """
+        blind_s = 0.0 if self._blind_since_s is None else now_s - self._blind_since_s
+        self._blind_since_s = None
         before, self._rows = self._rows, {}
         changed: list[Heartbeat] = []
         for row in heartbeats:
             known = before.get(row.processor)
             if known is not None and known[0] == row:
-                self._rows[row.processor] = known
+                since_s = known[1] + (blind_s if blind_s > BLIND_S else 0.0)
+                self._rows[row.processor] = (row, since_s)
                 continue
             changed.append(row)
             age_s = max(0.0, (now_ms - row.beat_ms) / 1000) if known is None else 0.0
@@ -48,12 +61,19 @@ class Fleet:
 
     def live(self, now_s: float, late_s: float = DEAD_LATE_S) -> tuple[str, ...]:
         """Ids of the processors whose next heartbeat is not as late, and this one, sorted."""
+        if self._blind_since_s is not None:
+            now_s = min(now_s, self._blind_since_s)
         alive = {
             id
             for id, (row, seen_s) in self._rows.items()
             if now_s - seen_s < row.interval_ms / 1000 + late_s
         }
         return tuple(sorted(alive | {self.me}))
+
+    def least_interval_s(self, now_s: float) -> float:
+        """The shortest interval at which a live other one beats; infinite if there is none."""
+        others = self._rows.keys() & set(self.live(now_s)) - {self.me}
+        return min((self._rows[id][0].interval_ms / 1000 for id in others), default=math.inf)
 
     def slow(self, interval_s: float) -> set[str]:
         """Ids of those that beat at such an interval or a longer one."""

@@ -18,14 +18,15 @@ class Record(Protocol):
 
     event: claim (granted), start (of the handler), kill (at the timeout), settle (more: state,
     began_s: when it was first sent, committed: true, false, or null when the answer was lost),
-    print (more: line).
+    print (more: line). Of the store, without a task: slow (it is slower than its load; more:
+    waiting, requests, latency_s, delay_s), keeps_up (that is over; more: lasted_s, waiting).
     task: as the event left it or, for a settlement, as it is to become.
     """
 
-    def __call__(self, event: str, task: Task, **more: Any) -> None: ...
+    def __call__(self, event: str, task: Task | None, **more: Any) -> None: ...
 
 
-def no_record(event: str, task: Task, **more: Any) -> None:
+def no_record(event: str, task: Task | None, **more: Any) -> None:
     """Nobody wants to know."""
 
 
@@ -37,16 +38,10 @@ class Ledger:
         self._clock = clock
         self._pid = os.getpid()
 
-    def __call__(self, event: str, task: Task, **more: Any) -> None:
+    def __call__(self, event: str, task: Task | None, **more: Any) -> None:
         line = {
             "event": event,
-            "task": task.id,
-            "type": task.type,
-            "attempt": task.attempt,
-            "claim": task.claim,
-            "processor": task.processor,
-            "send_ts_ms": task.send_ts_ms,
-            "due_at_ms": task.due_at_ms,
+            **(_of(task) if task is not None else {}),
             "at_ms": self._clock.now_ms(),
             "at_s": self._clock.monotonic_s(),
             "pid": self._pid,
@@ -56,3 +51,15 @@ class Ledger:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def _of(task: Task) -> dict[str, Any]:
+    return {
+        "task": task.id,
+        "type": task.type,
+        "attempt": task.attempt,
+        "claim": task.claim,
+        "processor": task.processor,
+        "send_ts_ms": task.send_ts_ms,
+        "due_at_ms": task.due_at_ms,
+    }

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 
 from chalicelib.errors import SchedulerError, TaskExists, TaskNotFound, TaskRunning
 from chalicelib.store import (
+    NO_PRESSURE,
     PAGE_PAYLOAD_CHARS,
     Heartbeat,
     Hint,
     HintPage,
     Position,
+    Pressure,
     Refused,
     TaskFilter,
     TaskPage,
@@ -97,6 +99,9 @@ class MemoryStore:
     def check(self) -> None:
         """There is nothing to mismatch."""
 
+    def pressure(self) -> Pressure:
+        return NO_PRESSURE
+
 
 class MemoryQueue:
     """TaskQueue on `Tables`."""
@@ -125,6 +130,9 @@ class MemoryQueue:
         page = found[:limit]
         more = len(found) > len(page)
         return HintPage(page, f"{page[-1].due_at_ms}#{page[-1].id}" if more else None)
+
+    def may_claim(self, claiming: int, held: int) -> bool:
+        return True
 
     async def claim(
         self, hint: Hint, *, claim: str, processor: str, now_ms: int, until_s: float
@@ -179,6 +187,9 @@ class MemoryQueue:
         return sum(
             repair(self.tables, task, Position(task.send_ts_ms, task.id), now_ms) for task in part
         )
+
+    def pressure(self) -> Pressure:
+        return NO_PRESSURE
 
     def clock_offset_ms(self) -> int:
         return 0

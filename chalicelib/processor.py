@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -21,7 +21,8 @@ from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable, UnreadableTask
 from chalicelib.store import Heartbeat, Hint, TaskQueue
-from chalicelib.task import KILL_AFTER_S, LEASE_MS, TaskState
+from chalicelib.storewatch import StoreWatch
+from chalicelib.task import KILL_AFTER_S, LEASE_MS, TaskState, shard_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ BEAT_INTERVAL_S = 1.0
 IDLE_AFTER_S = 15.0
 """Without anything to run or ahead for longer than a lease, a processor is idle."""
 IDLE_BEAT_INTERVAL_S = 5.0
-"""It looks for the others' heartbeats as often, while all of them are idle too."""
 FLUSH_INTERVAL_S = 0.5
 ARM_INTERVAL_S = 0.25
 FOREIGN_INTERVAL_S = 1.0
@@ -54,19 +54,24 @@ LOOK_BACK_MS = 5_000
 """Each poll reads from this long before now: rows may arrive late."""
 HEAP_MAX = 10_000
 PAGE = 500
+HELD_BACK_S = 0.05
+"""What the store has no room for is looked at again after this, if nothing ended before."""
 LAST_WORDS_S = 0.5
 CLEAN_UP_S = 2.0
 """A store that does not answer must not keep a processor from ending: it has so long for the last
 words; and for deletions that still wait, if no task took the time of the drain."""
 CLEAN_LATER_S = 5.0
 """While more is ready than can run, deletions may wait for so long."""
+CLEAN_SLOW_S = 15.0
+"""While the store is slow, all of them are made together, this long after the last time."""
 LINGER_S = 10.0
 """A hint that was dealt with is not taken up again for this long: its deletion is under way."""
+SLOW_LINGER_S = 60.0
+"""The same while the store is slow: deletions wait longest."""
 BEHIND_MS = 500
 """Ready for longer than this and not started, while all places are taken: that is a backlog."""
-POLL_BELOW = 2_000
-"""With a backlog of more hints than this, no others are read: they would have to wait, too."""
 LEAVE_ALONE_S = 30.0
+TELL_INTERVAL_S = 30.0
 SWEEP_INTERVAL_MS = 60_000
 SWEEP_SEGMENTS = 60
 """One a minute: every task is seen once an hour."""
@@ -146,15 +151,20 @@ class Processor:
         self._scans: dict[int, Scan] = {}
         self._foreign_full_s: dict[int, float] = {}
         self._foreign_calm_until_s: dict[int, float] = {}
-        self._idle_at_s = self._beat_again_s = self._look_again_s = 0.0
+        self._idle_at_s = 0.0
+        self._said_s = self._seen_s = self._flushed_s = -math.inf
+        self._said_interval_s = BEAT_INTERVAL_S
+        self._store_watch = StoreWatch(self._clock, attempts.record)
         self._unripe: dict[Hint, int] = {}
         self._heap: list[Entry] = []
         self._known: set[Hint] = set()
         self._lingering: list[tuple[float, Hint]] = []
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._claiming = self._claims = self._claims_before = 0
         self._timer: asyncio.TimerHandle | None = None
         self._is_clock_off = False
         self._reported: set[str] = set()
+        self._tell_again_s = -math.inf
 
     @property
     def counts(self) -> dict[str, int]:
@@ -210,11 +220,26 @@ class Processor:
     async def _poll(self) -> None:
         """Read the own shards' hints that come due within the lookahead into the heap."""
         own = [shard for shard, owner in self._owners().items() if owner == self.id]
+        self._leave_to_others(self._scans.keys() - own)
         self._scans = {shard: self._scans.get(shard, Scan()) for shard in own}
         self._forget_lingering()
-        if self._backlog() > POLL_BELOW:
+        claims, self._claims_before = self._claims - self._claims_before, self._claims
+        if self._backlog() > claims:
             return
         await self._all(self._poll_shard(shard, self._scans[shard]) for shard in own)
+
+    def _leave_to_others(self, shards: Set[int]) -> None:
+        """Their new owners have read the same hints: who claims them twice wastes a write."""
+        if not shards:
+            return
+        kept, count = list[Entry](), self._settings.shards
+        for entry in self._heap:
+            if shard_of(entry.hint.id, count) in shards:
+                self._known.discard(entry.hint)
+            else:
+                kept.append(entry)
+        heapq.heapify(kept)
+        self._heap = kept
 
     async def _poll_shard(self, shard: int, scan: Scan) -> None:
         """Oldest first; what the heap has no room for is read on from there at the next poll."""
@@ -249,6 +274,7 @@ class Processor:
     async def _look_at_foreign(self) -> None:
         """With places free, take what others left overdue, after a look at the tasks.
 
+        A store that is slow for one is slow for all: then an owner that beats is not helped.
         A shard is looked at by the three nearest processors that seem to be there: two of them may
         have died just now. Its owner, as long as it lives, is one of the three; an idle one's shard
         is looked at by one other, and seldom.
@@ -260,6 +286,7 @@ class Processor:
         fresh, now_s = await self._surely_live(), self._clock.monotonic_s()
         near = fleet.nearest(self._shards, fresh, FOREIGN_NEAREST)
         calm = self._fleet.slow(IDLE_BEAT_INTERVAL_S).intersection(fresh)
+        spared = set(fresh) if self._queue.pressure().is_slow else set()
 
         def is_time(shard: int, owner: str) -> bool:
             if owner not in calm:
@@ -270,15 +297,16 @@ class Processor:
         await self._all(
             self._look_at_shard(shard, owner in fresh)
             for shard, owner in self._owners().items()
-            if owner != self.id and is_time(shard, owner)
+            if owner != self.id and owner not in spared and is_time(shard, owner)
         )
 
     async def _surely_live(self) -> tuple[str, ...]:
         """Those whose heartbeat is not late. Whoever seems late may have beaten since."""
         now_s = self._clock.monotonic_s()
-        if self._fleet.live(now_s) != self._fleet.live(now_s, fleet.FRESH_LATE_S):
+        late_s = fleet.FRESH_LATE_S + 2 * self._queue.pressure().latency_s
+        if self._fleet.live(now_s) != self._fleet.live(now_s, late_s):
             await self._see_others()
-        return self._fleet.live(self._clock.monotonic_s(), fleet.FRESH_LATE_S)
+        return self._fleet.live(self._clock.monotonic_s(), late_s)
 
     async def _look_at_shard(self, shard: int, has_owner: bool) -> None:
         """Mostly a little back from now; from the very beginning at first, and every 10 s, or as
@@ -370,13 +398,21 @@ class Processor:
 
     # Running
 
+    def _waiting(self) -> int:
+        """How many hints are ready although there are free places."""
+        return len(self._heap) if self._free() > 0 and self._backlog() else 0
+
     def _backlog(self) -> int:
         """How many hints the heap holds, if it has begun to fall behind; else 0."""
         is_behind = self._heap and self._heap[0].ready_ms < self._clock.now_ms() - BEHIND_MS
         return len(self._heap) if is_behind else 0
 
     async def _flush(self) -> None:
-        """What is due comes before what can be cleaned up later."""
+        """What is due comes before what can be cleaned up later, and then in full batches."""
+        now_s = self._clock.monotonic_s()
+        if self._queue.pressure().is_slow and now_s < self._flushed_s + CLEAN_SLOW_S:
+            return
+        self._flushed_s = now_s
         is_busy = self._backlog() > self._settings.batch_size
         await self._queue.flush(age_s=CLEAN_LATER_S if is_busy else 0.0)
 
@@ -387,33 +423,46 @@ class Processor:
         return bool(self._heap) and self._heap[0].ready_ms <= self._clock.now_ms()
 
     def _fill(self) -> None:
-        """Start an attempt for each hint whose instant has come while there are free places."""
+        """Start an attempt for each hint whose instant has come while there are free places.
+
+        What the store has no room for waits in the heap, all of it together.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._attempts.stopping or self._is_clock_off:
             return
         while self._is_ready_now():
-            if len(self._running) >= self._settings.batch_size:
+            if self._free() <= 0:
+                return
+            if not self._queue.may_claim(self._claiming, len(self._running) - self._claiming):
+                self._fill_in(HELD_BACK_S)
                 return
             hint = heapq.heappop(self._heap).hint
             if hint.id in self._running:
                 self._again(hint, self._clock.now_ms() + 1_000)
             else:
+                self._claiming += 1
                 self._running[hint.id] = asyncio.create_task(self._attempt(hint))
         if self._heap:
-            wait_s = max(0.001, (self._heap[0].ready_ms - self._clock.now_ms()) / 1000)
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._fill)
+            self._fill_in(max(0.001, (self._heap[0].ready_ms - self._clock.now_ms()) / 1000))
+
+    def _fill_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._fill)
+
+    def _claimed(self) -> None:
+        """One claim less waits for its answer: there may be room for another."""
+        self._claiming -= 1
+        self._claims += 1
+        if self._heap:
+            self._fill()
 
     def _again(self, hint: Hint, at_ms: int) -> None:
         heapq.heappush(self._heap, Entry(at_ms, hint))
 
     async def _attempt(self, hint: Hint) -> None:
         try:
-            again = await self._attempts.make(hint)
-        except StoreUnavailable as error:
-            log.warning("attempt left to its lease: %s", error, extra=self._about(hint, "left"))
-            again = Again(self._clock.now_ms() + 1_000)
+            again = await self._attempts.make(hint, self._claimed)
         except UnreadableTask as error:
             self._report_once(hint.id, f"left alone: {error}")
             self._linger(hint, LEAVE_ALONE_S)
@@ -424,7 +473,7 @@ class Processor:
         finally:
             del self._running[hint.id]
         if again is None:
-            self._linger(hint, LINGER_S)
+            self._linger(hint, SLOW_LINGER_S if self._queue.pressure().is_slow else LINGER_S)
         else:
             self._again(hint, again.at_ms)
         self._fill()
@@ -432,44 +481,62 @@ class Processor:
     # Keeping alive
 
     async def _beat(self) -> None:
-        """Called each second; who is idle has less to say, and among idle ones less to see."""
+        """Called each second. Who is idle has less to say, and so has everybody while the store is
+        slow; others are looked at as often as the busiest of all beats."""
         now_s = self._clock.monotonic_s()
+        self._store_watch.look(self._queue.pressure(), self._waiting())
         if self._running or self._heap:
             self._idle_at_s = now_s + IDLE_AFTER_S
-        is_idle = now_s >= self._idle_at_s
+        interval_s = IDLE_BEAT_INTERVAL_S if now_s >= self._idle_at_s else self._usual_beat_s()
         if self._is_clock_off:
             # It claims nothing: its shards are for others.
             await self._queue.leave(self.id)
-        elif not is_idle or now_s >= self._beat_again_s:
-            await self._say(IDLE_BEAT_INTERVAL_S if is_idle else BEAT_INTERVAL_S)
-        if is_idle and self._others_are_idle() and now_s < self._look_again_s:
+        else:
+            await self._say(interval_s)
+        look_s = min(interval_s, self._fleet.least_interval_s(now_s)) - BEAT_INTERVAL_S / 2
+        if now_s < self._seen_s + look_s:
             self._compare_clocks([])
             return
         self._compare_clocks(await self._see_others())
         for dead in self._fleet.long_dead(now_s):
             await self._queue.leave(dead)
 
-    def _others_are_idle(self) -> bool:
-        live = set(self._fleet.live(self._clock.monotonic_s()))
-        return live <= self._fleet.slow(IDLE_BEAT_INTERVAL_S) | {self.id}
+    def _usual_beat_s(self) -> float:
+        """Whole seconds: as many of its answers' delays as keep heartbeats a small part of what the
+        store does."""
+        delay_s = self._queue.pressure().delay_s
+        return float(min(IDLE_BEAT_INTERVAL_S, max(BEAT_INTERVAL_S, math.ceil(40 * delay_s))))
 
     async def _see_others(self) -> list[Heartbeat]:
         """Those who have beaten since the last time."""
         async with self._seeing:
-            now_s = self._clock.monotonic_s()
-            self._look_again_s = now_s + IDLE_BEAT_INTERVAL_S - BEAT_INTERVAL_S / 2
+            self._seen_s = self._clock.monotonic_s()
+            self._fleet.look(self._seen_s)
             rows = await self._queue.heartbeats()
-            return self._fleet.see(rows, now_s=now_s, now_ms=self._clock.now_ms())
+            now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
+            return self._fleet.see(rows, now_s=now_s, now_ms=now_ms)
 
     async def _say(self, interval_s: float) -> None:
+        """Beat, unless the last beat promised no other one yet, nor is there more to say now."""
+        now_s = self._clock.monotonic_s()
+        wait_s = min(interval_s, self._said_interval_s) - BEAT_INTERVAL_S / 2
+        if now_s < self._said_s + wait_s:
+            return
         beat = Heartbeat(
             processor=self.id,
             kind=self._kind,
             beat_ms=self._clock.now_ms(),
             interval_ms=round(interval_s * 1000),
+            held_back_s=self._held_back_s(),
         )
-        self._beat_again_s = self._clock.monotonic_s() + interval_s - BEAT_INTERVAL_S / 2
+        self._said_s, self._said_interval_s = now_s, interval_s
         await self._queue.beat(beat)
+
+    def _held_back_s(self) -> int:
+        """For how long the oldest ready hint has waited for the store's sake."""
+        if not self._store_watch.is_slow or not self._heap:
+            return 0
+        return max(0, self._clock.now_ms() - self._heap[0].ready_ms) // 1000
 
     def _compare_clocks(self, others: list[Heartbeat]) -> None:
         """Beyond 1 s off the store's clock, say so; beyond 1.5 s, claim nothing until mended."""
@@ -523,9 +590,16 @@ class Processor:
         try:
             await step()
         except StoreUnavailable as error:
-            log.warning("the store: %s", error, extra={"action": "store_unavailable"})
+            self._tell_now_and_then(error)
         except Exception:
             log.exception("a loop went wrong", extra={"action": "loop_error"})
+
+    def _tell_now_and_then(self, error: StoreUnavailable) -> None:
+        """A store that is away is away for every loop, and for long."""
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._tell_again_s:
+            self._tell_again_s = now_s + TELL_INTERVAL_S
+            log.warning("the store: %s", error, extra={"action": "store_unavailable"})
 
     def _report_once(self, about: str, text: str) -> None:
         if about not in self._reported and len(self._reported) < HEAP_MAX:

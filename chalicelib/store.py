@@ -5,6 +5,7 @@ are the authority. The rows that lead to them (hints for processors, the timelin
 be late, surplus or repeated, never trusted, and never missing for long.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -12,6 +13,8 @@ from typing import NamedTuple, Protocol
 from chalicelib.errors import SchedulerError
 from chalicelib.task import UNFINISHED, Task, TaskState
 
+SLOW_DELAY_S = 0.05
+SLOW_ANSWER_S = 1.0
 PAGE_PAYLOAD_CHARS = 1_000_000
 """A page ends when the payloads in it come to this: an answer of Lambda is at most 6 MB."""
 
@@ -111,6 +114,9 @@ class TaskStore(Protocol):
     def has_hint(self, task: Task) -> bool:
         """Whether the hint stands that leads processors to this scheduled task."""
 
+    def pressure(self) -> "Pressure":
+        """How the store bears what this process asks of it."""
+
     def check(self) -> None:
         """Raise StoreMismatch unless the tables are as this version needs them."""
 
@@ -137,16 +143,43 @@ class Refused(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pressure:
+    """How the store bears what one process asks of it.
+
+    requests: how many may be at the store at once. latency_s: how long an answer takes. delay_s: by
+    how much that is longer than at best. is_reduced: `requests` had to be reduced some seconds ago.
+    is_failing: nothing but errors come back.
+    """
+
+    requests: float
+    latency_s: float
+    delay_s: float = 0.0
+    is_reduced: bool = False
+    is_failing: bool = False
+
+    @property
+    def is_slow(self) -> bool:
+        """It is asked less than could be asked of it at its best."""
+        is_late = self.delay_s > SLOW_DELAY_S or self.latency_s > SLOW_ANSWER_S
+        return self.is_failing or self.is_reduced or is_late
+
+
+NO_PRESSURE = Pressure(requests=math.inf, latency_s=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
     """A live processor's row. kind: worker or tick.
 
     beat_ms: its wall clock when it wrote. interval_ms: the next beat is to follow within this.
+    held_back_s: for how long the oldest ready hint has waited for the store's sake; 0 for none.
     """
 
     processor: str
     kind: str
     beat_ms: int
     interval_ms: int = 1_000
+    held_back_s: int = 0
 
 
 class TaskQueue(Protocol):
@@ -168,12 +201,19 @@ class TaskQueue(Protocol):
         since_ms None looks from the very beginning. resume: `next` of the page before.
         """
 
+    def may_claim(self, claiming: int, held: int) -> bool:
+        """Whether one more claim can be answered in time, and what is held be settled in time.
+
+        claiming: claims that wait for their answer. held: tasks that are not yet settled.
+        """
+
     async def claim(
         self, hint: Hint, *, claim: str, processor: str, now_ms: int, until_s: float
     ) -> Task | Refused:
         """Take the task if it is due at `now_ms`: Task.claimed, decided by the store alone.
 
         A task whose lease was lost takes two writes, each with as much time as `until_s` gives.
+        Raises StoreBusy if it was not sent: the task is as it was.
         Raises UnreadableTask for a record that this version cannot read; it is left as it is.
         """
 
@@ -223,6 +263,9 @@ class TaskQueue(Protocol):
 
     async def sweep_segment(self, segment: int, segments: int, *, now_ms: int) -> int:
         """Slow sweep: repair the rows of one part of all tasks. Returns as above."""
+
+    def pressure(self) -> Pressure:
+        """How the store bears what this process asks of it."""
 
     def clock_offset_ms(self) -> int:
         """The least by which the store's clock must differ from ours: positive if it is ahead."""

@@ -8,9 +8,10 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from chalicelib.alternator import outcome
-from chalicelib.alternator.client import Wire
+from chalicelib.alternator.client import Try, Wire
 from chalicelib.alternator.outcome import Unanswered
 from chalicelib.alternator.requests import JsonObject, Request
+from chalicelib.store import NO_PRESSURE, Pressure
 from tests import profile
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class BotoWire:
     def __init__(self, client: "DynamoDBClient") -> None:
         self._client = client
 
-    def send(self, request: Request, *, key: str | None, attempt: int) -> JsonObject:
+    def send(self, request: Request, how: Try) -> JsonObject:
         profile.check(request.action, request.body)
         try:
             answer: Any = getattr(self._client, xform_name(request.action))(**request.body)
@@ -36,6 +37,9 @@ class BotoWire:
                 response.get("Item"),
             ) from error
         return dict(answer)
+
+    def pressure(self) -> Pressure:
+        return NO_PRESSURE
 
     def close(self) -> None:
         self._client.close()
@@ -52,15 +56,18 @@ class FaultyWire:
     def lose(self, action: str, when: str = "after", error: Exception | None = None) -> None:
         self.faults.append((action, when, error or Unanswered("lost")))
 
-    def send(self, request: Request, *, key: str | None, attempt: int) -> JsonObject:
+    def send(self, request: Request, how: Try) -> JsonObject:
         self.sent.append(request.action)
         fault = next((fault for fault in self.faults if fault[0] == request.action), None)
         if fault is None:
-            return self._wire.send(request, key=key, attempt=attempt)
+            return self._wire.send(request, how)
         self.faults.remove(fault)
         if fault[1] == "after":
-            self._wire.send(request, key=key, attempt=attempt)
+            self._wire.send(request, how)
         raise fault[2]
+
+    def pressure(self) -> Pressure:
+        return self._wire.pressure()
 
     def close(self) -> None:
         self._wire.close()

@@ -8,26 +8,40 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from threading import Thread
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from chalicelib.alternator import outcome, requests, tls
-from chalicelib.alternator.outcome import Unanswered
+from chalicelib.alternator.gate import Rank
+from chalicelib.alternator.outcome import Unanswered, Unsent
 from chalicelib.alternator.requests import Item, JsonObject, Request
-from chalicelib.alternator.transport import Transport
+from chalicelib.alternator.transport import VIEWS, Transport
 from chalicelib.clock import Clock, Sleep, pause
 from chalicelib.config import Settings
-from chalicelib.errors import StoreUnavailable
+from chalicelib.errors import StoreBusy, StoreUnavailable
+from chalicelib.store import Pressure
 
 PATIENCE_S = 8.0
 """A call gives up after this; API Gateway would at 29 s."""
-TRY_TIMEOUT_S = 3.0
+
+
+class Try(NamedTuple):
+    """How a request is sent. timeout_s: how long it may take. The others: see Transport.send."""
+
+    key: str | None
+    attempt: int
+    timeout_s: float
+    rank: Rank
+    is_repeated: bool
 
 
 class Wire(Protocol):
     """One try of one request: the transport, as those see it that block."""
 
-    def send(self, request: Request, *, key: str | None, attempt: int) -> JsonObject:
-        """Raises ConditionFailed, Unanswered, StoreMismatch or StoreUnavailable."""
+    def send(self, request: Request, how: Try) -> JsonObject:
+        """Raises ConditionFailed, Unanswered, StoreBusy, StoreMismatch or StoreUnavailable."""
+
+    def pressure(self) -> Pressure:
+        """See TaskStore."""
 
     def close(self) -> None: ...
 
@@ -36,6 +50,7 @@ class Client:
     """Safe for many threads.
 
     rng spreads the retries; sleep waits between them. patience_s: a call gives up after this.
+    rank: of what is sent.
     """
 
     def __init__(
@@ -46,12 +61,14 @@ class Client:
         rng: Random | None = None,
         sleep: Sleep = pause,
         patience_s: float = PATIENCE_S,
+        rank: Rank = Rank.VIEW,
     ) -> None:
         self._wire = wire
         self._clock = clock
         self._rng = rng or Random()
         self._sleep = sleep
         self._patience_s = patience_s
+        self._rank = rank
 
     @classmethod
     def connect(cls, settings: Settings, clock: Clock, **options: Any) -> Self:
@@ -59,7 +76,22 @@ class Client:
 
         Raises InvalidSetting for an ALTERNATOR_CA_FILE that cannot be used.
         """
-        return cls(TransportThread(lambda: Transport.open(settings, clock)), clock, **options)
+        wire = TransportThread(lambda: Transport.open(settings, clock, manners=VIEWS))
+        return cls(wire, clock, **options)
+
+    def ranked(self, rank: Rank) -> "Client":
+        """The same, with other requests before or behind its own."""
+        return Client(
+            self._wire,
+            self._clock,
+            rng=self._rng,
+            sleep=self._sleep,
+            patience_s=self._patience_s,
+            rank=rank,
+        )
+
+    def pressure(self) -> Pressure:
+        return self._wire.pressure()
 
     def close(self) -> None:
         self._wire.close()
@@ -71,20 +103,30 @@ class Client:
     def decide(
         self, request: Request, *, key: str | None = None, deadline_s: float | None = None
     ) -> JsonObject:
-        """Send until there is an answer. Raises ConditionFailed, StoreUnavailable, StoreMismatch.
+        """Send until there is an answer.
+
+        Raises ConditionFailed, StoreBusy, StoreUnavailable or StoreMismatch.
 
         key: partition key of a conditional write. Sending again is safe: reads and plain writes
         repeat, and a conditional write that was applied before is refused and known by its token.
         """
         deadline_s = self.deadline_s() if deadline_s is None else deadline_s
+        was_sent = False
         for attempt, pause_s in enumerate(outcome.pauses_s(self._rng)):
+            timeout_s = max(0.0, deadline_s - self._clock.monotonic_s())
             try:
-                return self._wire.send(request, key=key, attempt=attempt)
+                return self._wire.send(request, Try(key, attempt, timeout_s, self._rank, was_sent))
+            except StoreBusy as error:
+                if was_sent:
+                    raise StoreUnavailable(str(error), **error.details) from error
+                raise
             except Unanswered as error:
+                was_sent = was_sent or not isinstance(error, Unsent)
                 is_late = self._clock.monotonic_s() + pause_s > deadline_s
                 if is_late or tls.distrust(error):
                     text = f"the store does not answer: {error}"
-                    raise StoreUnavailable(text, cause=str(error)) from error
+                    kind = StoreUnavailable if was_sent else StoreBusy
+                    raise kind(text, cause=str(error)) from error
             self._sleep(pause_s)
         raise AssertionError("pauses never end")
 
@@ -132,9 +174,15 @@ class TransportThread:
             self._end()
             raise
 
-    def send(self, request: Request, *, key: str | None, attempt: int) -> JsonObject:
-        sending = self._transport.send(request, key=key, attempt=attempt, timeout_s=TRY_TIMEOUT_S)
+    def send(self, request: Request, how: Try) -> JsonObject:
+        sending = self._transport.send(request, **how._asdict())
         return asyncio.run_coroutine_threadsafe(sending, self._loop).result()
+
+    def pressure(self) -> Pressure:
+        async def seen() -> Pressure:
+            return self._transport.pressure()
+
+        return asyncio.run_coroutine_threadsafe(seen(), self._loop).result()
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._transport.close(), self._loop).result()

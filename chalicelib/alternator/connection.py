@@ -1,12 +1,13 @@
 """HTTP/1.1 to one node, as lean as it can be: kept connections, one request at a time on each.
 
 A connection is used again only after one whole answer and nothing else came to the one request
-that was sent. After a timeout, a cancellation or anything unexpected it is closed: an answer can
-never reach another request.
+that was sent. After anything unexpected it is closed, and after a timeout or a cancellation it only
+waits for the answer that nobody wants any more: an answer can never reach another request.
 """
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -16,10 +17,16 @@ CONNECT_TIMEOUT_S = 1.0
 IDLE_MAX_S = 15.0
 """A connection idle for longer is not used again: who stands between may have forgotten it."""
 BODY_MAX = 64 << 20
+LATE_MAX_S = 60.0
+"""An answer that nobody waits for is listened for so long: it tells that the node is there."""
 
 
 class NotConnected(ConnectionError):
     """Nothing was sent: there is no connection."""
+
+
+class GivenUp(ConnectionError):
+    """Its answer is no longer waited for, though it may still come."""
 
 
 class Answer(NamedTuple):
@@ -52,6 +59,28 @@ class Connection(asyncio.Protocol):
         self._date, self._parts, self._size = b"", list[bytes](), 0
         self._wire.write(message)
         return await self._waiting
+
+    def give_up(self, why: str) -> None:
+        """Whoever waits for the answer is told GivenUp."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(GivenUp(why))
+
+    def listen(self, told: Callable[[Answer | None], None]) -> None:
+        """Close this once its late answer, which `told` is given, or None has come of it."""
+        loop, awaited = asyncio.get_running_loop(), self._waiting
+        late = self._waiting = loop.create_future()
+        timer = loop.call_later(LATE_MAX_S, self.close)
+
+        def ended(late: asyncio.Future[Answer]) -> None:
+            timer.cancel()
+            self.close()
+            told(None if late.cancelled() or late.exception() else late.result())
+
+        late.add_done_callback(ended)
+        if awaited is not None and not awaited.cancelled() and awaited.exception() is None:
+            late.set_result(awaited.result())  # It came in the moment of the cancellation.
+        elif not self.is_usable:
+            self._fail("the connection had ended")
 
     def close(self) -> None:
         self._wire.abort()
@@ -113,17 +142,14 @@ class Node:
         self._is_closed = False
         self.host = url.netloc.rpartition("@")[2]
 
-    async def ask(self, message: bytes) -> Answer:
-        """Send a request and give its whole answer. Raises OSError: its outcome is unknown."""
-        connection = self._kept() or await self._connected()
-        try:
-            answer = await connection.ask(message)
-        except BaseException:
-            connection.close()
-            raise
+    async def connect(self) -> Connection:
+        """A connection for one request. Raises NotConnected."""
+        return self._kept() or await self._connected()
+
+    def keep(self, connection: Connection) -> None:
+        """It may serve another request: its answer came whole."""
         connection.idle_since_s = asyncio.get_running_loop().time()
         self._idle.append(connection)
-        return answer
 
     async def close(self) -> None:
         """End all connections for good: what waits for an answer is told that there is none."""

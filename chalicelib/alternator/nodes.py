@@ -10,26 +10,29 @@ import contextlib
 import ipaddress
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from urllib.parse import urlsplit
 
 import orjson
 
-from chalicelib.alternator.connection import Answer, Node, NotConnected
+from chalicelib.alternator.connection import Answer, Connection, GivenUp, Node, NotConnected
+from chalicelib.alternator.limit import Asked, Limit
 from chalicelib.alternator.signature import Signer
 from chalicelib.config import Settings
 
 log = logging.getLogger(__name__)
 
 REFRESH_S = 10.0
-LOOK_TIMEOUT_S = 1.0
+LOOK_TIMEOUT_S = 3.0
 SILENT_S = 1.0
-"""A node that left a request unanswered for this long is passed over until it answers a look."""
+"""A node that left a request unanswered, and answered nothing else for so long, is passed over
+until it answers a look."""
 
 
 class Peer:
-    """A node, who signs what is sent to it, and whether it answers."""
+    """A node, who signs what is sent to it, whether it answers, and how much it is asked."""
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Peer:
         settings: Settings,
         context: ssl.SSLContext | None,
         fallen: asyncio.Event,
+        limit: Limit,
         *,
         is_down: bool,
     ) -> None:
@@ -44,36 +48,92 @@ class Peer:
         self.endpoint = endpoint
         self.address = urlsplit(endpoint).hostname or ""
         self.is_down = is_down
+        self.limit = limit
         self._fallen = fallen
         self._node = Node(endpoint, context)
         self._signer = Signer(self._node.host, settings.region, settings.user, settings.secret)
+        self._waited_for: dict[Asked, Connection] = {}
 
-    async def ask(self, action: str, body: bytes, now_s: int) -> Answer:
-        """A signed request, once. Raises OSError: its outcome is unknown."""
-        started_s = asyncio.get_running_loop().time()
+    async def ask(self, asked: Asked, action: str, body: bytes, now_s: int) -> Answer:
+        """A signed request, once, for which `asked` is counted. Raises NotConnected: it was not
+        sent; OSError: its outcome is unknown."""
+        loop = asyncio.get_running_loop()
         try:
-            answer = await self._node.ask(self._signer.message(action, body, now_s))
+            connection = await self._node.connect()
         except NotConnected as error:
+            self.limit.failed(asked, loop.time())
             self._note(True, str(error))
             raise
-        except asyncio.CancelledError:
-            if asyncio.get_running_loop().time() - started_s >= SILENT_S:
-                self._note(True, "no answer in time")
+        except BaseException:
+            self.limit.unsent(asked)
             raise
+        self._waited_for[asked] = connection
+        try:
+            answer = await connection.ask(self._signer.message(action, body, now_s))
+        except (asyncio.CancelledError, GivenUp):
+            self.limit.given_up(asked, loop.time())
+            connection.listen(partial(self._answered_late, asked))
+            self._note_silence(asked, loop.time())
+            raise
+        except BaseException:
+            self.limit.failed(asked, loop.time())
+            connection.close()
+            raise
+        finally:
+            del self._waited_for[asked]
+        self._node.keep(connection)
+        self._answered(asked, answer)
+        return answer
+
+    def give_up(self, asked: Asked, why: str) -> None:
+        """Let whoever waits for this answer know that it is not worth waiting for."""
+        if asked in self._waited_for:
+            self._waited_for[asked].give_up(why)
+
+    def _answered(self, asked: Asked, answer: Answer) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if answer.status >= 500:
+            self.limit.failed(asked, now_s)
+        else:
+            self.limit.answered(asked, now_s)
         if self.is_down:
             self._note(False)
-        return answer
+
+    def _answered_late(self, asked: Asked, answer: Answer | None) -> None:
+        if answer is None:
+            self.limit.unsent(asked)
+        else:
+            self._answered(asked, answer)
+
+    def _note_silence(self, asked: Asked, now_s: float) -> None:
+        """One answer can be lost; a node that has given no other since is silent."""
+        last_s = max(asked.sent_s, self.limit.answered_s)
+        if now_s - last_s >= SILENT_S:
+            self._note(True, "no answer in time")
 
     async def look(self) -> Answer | None:
         """What it answers to `GET /localnodes`; None if it does not answer at all."""
-        message = f"GET /localnodes HTTP/1.1\r\nHost: {self._node.host}\r\n\r\n"
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
-                answer = await self._node.ask(message.encode())
+                answer = await self._localnodes()
         except OSError as error:
             self._note(True, repr(error))
             return None
         self._note(False)
+        return answer
+
+    async def _localnodes(self) -> Answer:
+        message = f"GET /localnodes HTTP/1.1\r\nHost: {self._node.host}\r\n\r\n"
+        connection = await self._node.connect()
+        try:
+            answer = await connection.ask(message.encode())
+        except asyncio.CancelledError:
+            connection.listen(lambda late: None)
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        self._node.keep(connection)
         return answer
 
     async def close(self) -> None:
@@ -96,11 +156,16 @@ class Nodes:
     """Watches the nodes from an own task until close()."""
 
     def __init__(
-        self, settings: Settings, context: ssl.SSLContext | None, refresh_s: float = REFRESH_S
+        self,
+        settings: Settings,
+        context: ssl.SSLContext | None,
+        new_limit: Callable[[], Limit],
+        refresh_s: float = REFRESH_S,
     ) -> None:
-        """Call inside a running event loop. refresh_s: between two looks."""
+        """Call inside a running event loop. new_limit: for each node. refresh_s: between looks."""
         self._settings = settings
         self._context = context
+        self._new_limit = new_limit
         self._refresh_s = refresh_s
         self._fallen = asyncio.Event()
         endpoints = sorted({endpoint.rstrip("/") for endpoint in settings.endpoints})
@@ -108,25 +173,29 @@ class Nodes:
         self._peers = self._seeds
         self._watching = asyncio.create_task(self._watch())
 
-    def choose(self, turn: int) -> Peer:
-        """A node that answers: with each turn the next."""
-        for peers in (self._peers, self._seeds):
-            if up := [peer for peer in _rotated(peers, turn) if not peer.is_down]:
-                return up[0]
-        return _rotated(self._seeds, turn)[0]
+    def all(self) -> set[Peer]:
+        return {*self._peers, *self._seeds}
 
-    def choose_for(self, key: str, attempt: int) -> Peer:
-        """The node for writes of a key: the same one for as long as it answers, whoever writes.
-        Each attempt takes another."""
+    def up(self) -> Sequence[Peer]:
+        """Those that answer; the seeds if none does."""
         for peers in (self._peers, self._seeds):
-            if up := [peer for peer in _planned(peers, key) if not peer.is_down]:
-                return up[attempt % len(up)]
-        return _planned(self._seeds, key)[attempt % len(self._seeds)]
+            if up := [peer for peer in peers if not peer.is_down]:
+                return up
+        return self._seeds
+
+    def around(self, turn: int) -> Sequence[Peer]:
+        """Those that answer: with each turn another one is first."""
+        return _rotated(self.up(), turn)
+
+    def for_key(self, key: str, attempt: int) -> Sequence[Peer]:
+        """Those that answer, in the order in which writes of a key prefer them: the same for
+        everybody. Each attempt begins with another one."""
+        return _rotated(_planned(self.up(), key), attempt)
 
     async def close(self) -> None:
         self._watching.cancel()
         await asyncio.gather(self._watching, return_exceptions=True)
-        for peer in {*self._peers, *self._seeds}:
+        for peer in self.all():
             await peer.close()
 
     async def _watch(self) -> None:
@@ -167,7 +236,14 @@ class Nodes:
                 await peer.close()
 
     def _peer(self, endpoint: str, *, is_down: bool) -> Peer:
-        return Peer(endpoint, self._settings, self._context, self._fallen, is_down=is_down)
+        return Peer(
+            endpoint,
+            self._settings,
+            self._context,
+            self._fallen,
+            self._new_limit(),
+            is_down=is_down,
+        )
 
     def _endpoints(self, answer: Answer) -> Sequence[str]:
         """Sorted, from a JSON list of IP addresses; none from any other answer."""
@@ -190,5 +266,7 @@ def _planned(peers: Sequence[Peer], key: str) -> Sequence[Peer]:
 
 
 def _rotated(peers: Sequence[Peer], turn: int) -> Sequence[Peer]:
+    if len(peers) == 1:
+        return peers
     start = turn % len(peers)
     return [*peers[start:], *peers[:start]]

@@ -42,11 +42,21 @@ class Unanswered(Exception):
     """The outcome is unknown, or the request was refused unseen: it may be sent again."""
 
 
+class Unsent(Unanswered):
+    """It was not sent: nothing can have come of it."""
+
+
+class Throttled(Unanswered):
+    """Refused unseen, since the store is asked too much."""
+
+
 def failure(code: str, message: str, status: int, item: Item | None = None) -> Exception:
     """The exception for an error answer of the store."""
     if code == "ConditionalCheckFailedException":
         return ConditionFailed(item)
-    if status >= 500 or code in THROTTLED:
+    if code in THROTTLED:
+        return Throttled(f"{status} {code}: {message}")
+    if status >= 500:
         return Unanswered(f"{status} {code}: {message}")
     if code == "ResourceNotFoundException":
         return StoreMismatch(f"a table is missing: {message}", reason=code)
@@ -69,8 +79,8 @@ def is_refusal(error: SchedulerError) -> bool:
 
 
 def pauses_s(rng: Random) -> Iterator[float]:
-    """Waits between tries: 20 ms, doubling to 500 ms, with full jitter above half."""
+    """Waits between tries: 20 ms, doubling to 2 s, with full jitter above half."""
     pause = 0.02
     while True:
         yield pause * rng.uniform(0.5, 1.0)
-        pause = min(0.5, pause * 2)
+        pause = min(2.0, pause * 2)

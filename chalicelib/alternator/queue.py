@@ -7,7 +7,8 @@ from random import Random
 from typing import NamedTuple, Self
 
 from chalicelib.alternator import outcome, requests, time_index
-from chalicelib.alternator.outcome import ConditionFailed, Unanswered
+from chalicelib.alternator.gate import Rank
+from chalicelib.alternator.outcome import ConditionFailed, Unanswered, Unsent
 from chalicelib.alternator.requests import Item, JsonObject, Request
 from chalicelib.alternator.sweep import Sweeper
 from chalicelib.alternator.tables import FLEET
@@ -15,15 +16,13 @@ from chalicelib.alternator.time_index import Announced, Indexes, Row
 from chalicelib.alternator.transport import Transport
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
-from chalicelib.errors import StoreUnavailable, UnreadableTask
-from chalicelib.store import Heartbeat, Hint, HintPage, Refused
+from chalicelib.errors import StoreBusy, StoreUnavailable, UnreadableTask
+from chalicelib.store import Heartbeat, Hint, HintPage, Pressure, Refused
 from chalicelib.task import Task, TaskState
 
-TRY_TIMEOUT_S = 2.0
-"""A request unanswered for this long is sent again; until when is the caller's `until_s`."""
 TRY_LEAST_S = 0.05
 """With less time left than this it is not sent again: that would only hide why it failed."""
-READ_DEADLINE_S = 5.0
+READ_DEADLINE_S = 8.0
 CLEAN_BATCH = 25
 CLEAN_PARALLEL = 4
 CLEAN_KEPT = 30_000
@@ -70,6 +69,12 @@ class AlternatorTaskQueue:
 
     async def close(self) -> None:
         await self._transport.close()
+
+    def may_claim(self, claiming: int, held: int) -> bool:
+        return self._transport.may_claim(claiming, held)
+
+    def pressure(self) -> Pressure:
+        return self._transport.pressure()
 
     def clock_offset_ms(self) -> int:
         return self._transport.offset.least_ms()
@@ -156,7 +161,7 @@ class AlternatorTaskQueue:
     async def _flush_batch(self, batch: Sequence[Obsolete]) -> None:
         """On failure the whole batch is kept: a part of it may have been applied."""
         try:
-            await self.write([one.row for one in batch], delete=True)
+            await self.write([one.row for one in batch], delete=True, rank=Rank.CLEAN)
         except (StoreUnavailable, asyncio.CancelledError):
             self._obsolete |= {one.row[:3]: one for one in batch}
             while len(self._obsolete) > CLEAN_MAX:
@@ -173,7 +178,7 @@ class AlternatorTaskQueue:
         )
         patience_s = until_s - self._clock.monotonic_s()
         try:
-            answer = await self.decide(request, key=hint.id, until_s=until_s)
+            answer = await self.decide(request, key=hint.id, until_s=until_s, rank=Rank.CLAIM)
         except ConditionFailed as refused:
             task = refused.task()
         else:
@@ -183,7 +188,7 @@ class AlternatorTaskQueue:
             request = requests.change(self._tasks, task, held)
             until_s = self._clock.monotonic_s() + patience_s
             try:
-                await self.decide(request, key=hint.id, until_s=until_s)
+                await self.decide(request, key=hint.id, until_s=until_s, rank=Rank.CLAIM)
             except ConditionFailed as refused:
                 task = refused.task()
             else:
@@ -195,7 +200,7 @@ class AlternatorTaskQueue:
             await self._put_hint(settled, until_s)
         request = requests.change(self._tasks, held, settled)
         try:
-            await self.decide(request, key=held.id, until_s=until_s)
+            await self.decide(request, key=held.id, until_s=until_s, rank=Rank.SETTLE)
         except ConditionFailed as refused:
             return requests.was_settled(refused.item, held, settled)
         return True
@@ -205,9 +210,9 @@ class AlternatorTaskQueue:
         place = [(self._indexes.schedule, task.due_at_ms)]
         now_ms = self._clock.now_ms()
         missing = self._announced.missing(place, task.id, now_ms)
-        await self.write(missing, until_s=until_s)
+        await self.write(missing, until_s=until_s, rank=Rank.SETTLE)
         row = self._indexes.hint_row(task.due_at_ms, task.id, task.type)
-        await self.write([row], until_s=until_s)
+        await self.write([row], until_s=until_s, rank=Rank.SETTLE)
         self._announced.remember(place, task.id, now_ms)
 
     async def get(self, task_ids: Collection[str]) -> Mapping[str, Task | None]:
@@ -230,15 +235,18 @@ class AlternatorTaskQueue:
             "beat_ms": {"N": str(heartbeat.beat_ms)},
             "interval_ms": {"N": str(heartbeat.interval_ms)},
         }
-        await self.decide(requests.put_row(self._workers, item))
+        if heartbeat.held_back_s:
+            item["held_back_s"] = {"N": str(heartbeat.held_back_s)}
+        await self.decide(requests.put_row(self._workers, item), rank=Rank.BEAT)
 
     async def heartbeats(self) -> Sequence[Heartbeat]:
-        rows = self.query(self._workers, FLEET, key="fleet")
+        request = requests.query(self._workers, "fleet", FLEET)
+        rows = self.pages(request, rank=Rank.BEAT)
         return [requests.decode_heartbeat(row) async for row in rows]
 
     async def leave(self, processor: str) -> None:
         key: Item = {"fleet": {"S": FLEET}, "processor": {"S": processor}}
-        await self.decide(requests.delete_row(self._workers, key))
+        await self.decide(requests.delete_row(self._workers, key), rank=Rank.BEAT)
 
     # Sweeps
 
@@ -255,20 +263,19 @@ class AlternatorTaskQueue:
         table: str,
         slot: str,
         *,
-        key: str = "slot",
         between: tuple[str, str] | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Item]:
         """All rows in order; `limit` is the size of a page. An empty page is not the last."""
-        request = requests.query(table, key, slot, between=between, limit=limit)
+        request = requests.query(table, "slot", slot, between=between, limit=limit)
         async for row in self.pages(request):
             yield row
 
-    async def pages(self, request: Request) -> AsyncIterator[Item]:
+    async def pages(self, request: Request, *, rank: Rank = Rank.READ) -> AsyncIterator[Item]:
         """The items of all pages of a Query or a Scan."""
         body = request.body
         while True:
-            answer = await self.decide(Request(request.action, body))
+            answer = await self.decide(Request(request.action, body), rank=rank)
             for item in answer["Items"]:
                 yield item
             if not answer.get("LastEvaluatedKey"):
@@ -286,32 +293,56 @@ class AlternatorTaskQueue:
                 left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
 
     async def write(
-        self, rows: Iterable[Row], *, delete: bool = False, until_s: float | None = None
+        self,
+        rows: Iterable[Row],
+        *,
+        delete: bool = False,
+        until_s: float | None = None,
+        rank: Rank = Rank.READ,
     ) -> None:
         """Put or delete rows, each batch whole: a failed one is sent again as it was."""
         for request in time_index.batches(rows, delete=delete):
             left = request
             while left.body["RequestItems"]:
-                answer = await self.decide(left, until_s=until_s)
+                answer = await self.decide(left, until_s=until_s, rank=rank)
                 unprocessed = answer.get("UnprocessedItems") or {}
                 left = Request("BatchWriteItem", {"RequestItems": unprocessed})
 
     async def decide(
-        self, request: Request, *, key: str | None = None, until_s: float | None = None
+        self,
+        request: Request,
+        *,
+        key: str | None = None,
+        until_s: float | None = None,
+        rank: Rank = Rank.READ,
     ) -> JsonObject:
-        """Send until answered. Raises ConditionFailed, StoreUnavailable or StoreMismatch."""
+        """Send until answered: never anew before the last try has come to nothing.
+
+        Raises ConditionFailed, StoreBusy, StoreUnavailable or StoreMismatch.
+        """
         if until_s is None:
             until_s = self._clock.monotonic_s() + READ_DEADLINE_S
         cause: Exception | None = None
+        was_sent = False
         for attempt, pause_s in enumerate(outcome.pauses_s(self._rng)):
             left_s = until_s - self._clock.monotonic_s()
             if left_s <= (TRY_LEAST_S if cause else 0):
                 break
             try:
                 return await self._transport.send(
-                    request, key=key, attempt=attempt, timeout_s=min(TRY_TIMEOUT_S, left_s)
+                    request,
+                    key=key,
+                    attempt=attempt,
+                    timeout_s=left_s,
+                    rank=rank,
+                    is_repeated=was_sent,
                 )
             except Unanswered as error:
                 cause = error
+                was_sent = was_sent or not isinstance(error, Unsent)
+            except StoreBusy as error:
+                cause = error
+                break
             await asyncio.sleep(min(pause_s, max(0.0, left_s)))
-        raise StoreUnavailable(f"the store does not answer: {cause}", cause=str(cause)) from cause
+        kind = StoreUnavailable if was_sent else StoreBusy
+        raise kind(f"the store does not answer: {cause}", cause=str(cause)) from cause

@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 
 from chalicelib.alternator import requests, tables, time_index
 from chalicelib.alternator.client import Client
+from chalicelib.alternator.gate import Rank
 from chalicelib.alternator.outcome import ConditionFailed
 from chalicelib.alternator.requests import Item, Request
 from chalicelib.alternator.time_index import Announced, Indexes, Row, TimeIndex
@@ -26,6 +27,7 @@ from chalicelib.store import (
     PAGE_PAYLOAD_CHARS,
     Heartbeat,
     Position,
+    Pressure,
     TaskFilter,
     TaskPage,
 )
@@ -55,6 +57,7 @@ class AlternatorTaskStore:
         examined_max: int = EXAMINED_MAX,
     ) -> None:
         self._client = client
+        self._listing = client.ranked(Rank.LIST)
         self._clock = clock
         self._prefix = prefix
         self._tasks = f"{prefix}tasks"
@@ -144,6 +147,9 @@ class AlternatorTaskStore:
                 return TaskPage(found, chunk[-1])
         return TaskPage(found, None)
 
+    def pressure(self) -> Pressure:
+        return self._client.pressure()
+
     def heartbeats(self) -> Sequence[Heartbeat]:
         rows = self._client.items(requests.query(f"{self._prefix}workers", "fleet", tables.FLEET))
         return [requests.decode_heartbeat(row) for row in rows]
@@ -228,7 +234,7 @@ class AlternatorTaskStore:
                 previous = position
 
     def _shards(self, index: TimeIndex) -> Sequence[int]:
-        rows = self._client.items(requests.query(index.table, "slot", index.root))
+        rows = self._listing.items(requests.query(index.table, "slot", index.root))
         return sorted({int(row["at"]["S"]) for row in rows})
 
     def _buckets(
@@ -255,7 +261,7 @@ class AlternatorTaskStore:
             limit=DIRECTORY_PAGE,
             descending=descending,
         )
-        rows = self._client.items(request)
+        rows = self._listing.items(request)
         return ((time_index.time_of(row["at"]["S"]), shard) for row in rows)
 
     def _bucket(
@@ -275,7 +281,7 @@ class AlternatorTaskStore:
                 limit=max(filter.limit + 1, 50),
                 descending=filter.descending,
             )
-            return map(time_index.position_of, self._client.items(request))
+            return map(time_index.position_of, self._listing.items(request))
 
         return heapq.merge(*self._map(stream, shards), reverse=filter.descending)
 

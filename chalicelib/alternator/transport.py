@@ -1,66 +1,147 @@
 """Signed requests to the nodes of the store, asynchronous, one try a call."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from itertools import count
+from random import Random
 from typing import Any, Self
 
 import orjson
 
 from chalicelib.alternator import outcome, tls
-from chalicelib.alternator.connection import Answer
-from chalicelib.alternator.nodes import REFRESH_S, Nodes
-from chalicelib.alternator.outcome import Unanswered
+from chalicelib.alternator.connection import Answer, NotConnected
+from chalicelib.alternator.gate import Gate, Rank, TooLong, Turn
+from chalicelib.alternator.limit import Limit
+from chalicelib.alternator.nodes import REFRESH_S, Nodes, Peer
+from chalicelib.alternator.outcome import Throttled, Unanswered, Unsent
 from chalicelib.alternator.requests import JsonObject, Request
 from chalicelib.clock import Clock, ClockOffset
 from chalicelib.config import Settings
-from chalicelib.errors import StoreUnavailable
+from chalicelib.errors import StoreBusy, StoreUnavailable
+from chalicelib.store import Pressure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manners:
+    """How a process shares the store with others.
+
+    slack_s: how long its requests may wait in a queue at the store. line_max_s: whoever would wait
+    for longer here is turned away at once; None: everybody waits as long as it has time.
+    """
+
+    slack_s: float
+    line_max_s: float | None
+
+
+PROCESSOR = Manners(slack_s=0.1, line_max_s=None)
+VIEWS = Manners(slack_s=0.25, line_max_s=2.0)
+"""Somebody waits for the answer: views may go before processors, up to a point."""
 
 
 class Transport:
     """Writes of one key prefer one node; others go around."""
 
-    def __init__(self, nodes: Nodes, clock: Clock, requests_max: int) -> None:
-        """requests_max: so many are under way at most; the others wait."""
+    def __init__(self, nodes: Nodes, gate: Gate, clock: Clock) -> None:
         self.offset = ClockOffset()
         self._nodes = nodes
+        self._gate = gate
         self._clock = clock
-        self._limit = asyncio.Semaphore(requests_max)
+        self._budget = Budget(clock)
         self._turns = count()
         self._last_date = b""
 
     @classmethod
-    def open(cls, settings: Settings, clock: Clock, refresh_s: float = REFRESH_S) -> Self:
+    def open(
+        cls,
+        settings: Settings,
+        clock: Clock,
+        refresh_s: float = REFRESH_S,
+        manners: Manners = PROCESSOR,
+    ) -> Self:
         """Call inside a running event loop; close() ends it. refresh_s: see Nodes."""
-        nodes = Nodes(settings, tls.context(settings), refresh_s)
-        return cls(nodes, clock, 2 * settings.batch_size)
+        new_limit = partial(Limit, manners.slack_s, 2 * settings.batch_size, Random())
+        nodes = Nodes(settings, tls.context(settings), new_limit, refresh_s)
+        return cls(nodes, Gate(nodes, manners.line_max_s), clock)
 
     async def close(self) -> None:
+        await self._gate.close()
         await self._nodes.close()
 
     async def send(
-        self, request: Request, *, key: str | None, attempt: int, timeout_s: float
+        self,
+        request: Request,
+        *,
+        key: str | None,
+        attempt: int,
+        timeout_s: float,
+        rank: Rank = Rank.READ,
+        is_repeated: bool = False,
     ) -> JsonObject:
-        """Raises ConditionFailed, Unanswered, StoreMismatch or StoreUnavailable.
+        """Raises ConditionFailed, Unanswered, Unsent, StoreMismatch, StoreBusy or StoreUnavailable.
 
         key: partition key of a conditional write. attempt: each further one takes another node.
+        is_repeated: it was sent before. timeout_s: what it waits for its turn is part of it.
         """
-        if key is None:
-            peer = self._nodes.choose(next(self._turns))
-        else:
-            peer = self._nodes.choose_for(key, attempt)
+        if is_repeated and not self._budget.take():
+            raise Unsent("too much was sent again")
         body = orjson.dumps(request.body)
-        sent_ms = self._clock.now_ms()
+        turn: Turn | None = None
+        sent_ms = 0
         try:
-            async with asyncio.timeout(timeout_s), self._limit:
-                answer = await peer.ask(request.action, body, sent_ms // 1000)
+            async with asyncio.timeout(timeout_s) as patience:
+                turn = await self._gate.enter(
+                    rank, self._preferred(key, attempt), is_conditional=key is not None
+                )
+                peer, asked = turn
+                if rank is Rank.CLAIM and self._comes_too_late(peer, patience.when()):
+                    peer.limit.unsent(asked)
+                    raise StoreBusy("the answer to a claim would come too late")
+                sent_ms = self._clock.now_ms()
+                answer = await peer.ask(asked, request.action, body, sent_ms // 1000)
+        except TooLong as error:
+            text = f"the store is slower than what is asked of it: {error}"
+            raise StoreBusy(text, wait_s=error.wait_s) from error
         except TimeoutError as error:
-            raise Unanswered(f"no answer within {timeout_s:.1f} s") from error
+            kind = Unsent if turn is None else Unanswered
+            raise kind(f"no answer within {timeout_s:.1f} s") from error
+        except NotConnected as error:
+            raise Unsent(tls.distrust(error) or str(error)) from error
         except OSError as error:
             raise Unanswered(tls.distrust(error) or str(error)) from error
+        finally:
+            self._gate.admit()
         if answer.date != self._last_date:
             self._note_date(answer.date, sent_ms)
-        return _content(answer)
+        if answer.status < 500:
+            self._budget.earn()
+        try:
+            return _content(answer)
+        except Throttled:
+            turn.peer.limit.refused(self._now_s())
+            raise
+
+    def may_claim(self, claiming: int, held: int) -> bool:
+        """See TaskQueue."""
+        return self._gate.may_claim(claiming, held)
+
+    def pressure(self) -> Pressure:
+        """How the store bears what it is asked."""
+        return self._gate.pressure()
+
+    def _preferred(self, key: str | None, attempt: int) -> "partial[Sequence[Peer]]":
+        if key is None:
+            return partial(self._nodes.around, next(self._turns))
+        return partial(self._nodes.for_key, key, attempt)
+
+    def _comes_too_late(self, peer: Peer, until_s: float | None) -> bool:
+        return until_s is not None and until_s < self._now_s() + peer.limit.latency_s
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
 
     def _note_date(self, date: bytes, sent_ms: int) -> None:
         self._last_date = date
@@ -69,6 +150,31 @@ class Transport:
         except ValueError:
             return
         self.offset.note(theirs_ms, 1000, sent_ms, self._clock.now_ms())
+
+
+class Budget:
+    """What may be sent again: a share of what succeeds, and a little as time passes."""
+
+    SHARE = 0.5
+    A_SECOND = 1.0
+    MOST = 50.0
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._left = self.MOST
+        self._seen_s = clock.monotonic_s()
+
+    def earn(self) -> None:
+        self._left = min(self.MOST, self._left + self.SHARE)
+
+    def take(self) -> bool:
+        now_s = self._clock.monotonic_s()
+        self._left = min(self.MOST, self._left + (now_s - self._seen_s) * self.A_SECOND)
+        self._seen_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 def _content(answer: Answer) -> JsonObject:

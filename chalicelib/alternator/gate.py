@@ -1,0 +1,204 @@
+"""Who may ask the store next, and which node: one line for all that has to wait.
+
+The line is ordered by when a request came and how long it can be overtaken, so that what is urgent
+goes first and nothing waits for ever. Whoever is first takes the first of the nodes it prefers that
+has room: a node that is slow or dead holds nobody up as long as another one is not.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Sequence
+from enum import Enum
+from itertools import count
+from math import inf
+from typing import NamedTuple
+
+from chalicelib.alternator.limit import Asked
+from chalicelib.alternator.nodes import Nodes, Peer
+from chalicelib.store import Pressure
+
+LOOK_EVERY_S = 0.25
+REDUCED_FOR_S = 5.0
+"""Since the last time that less was asked: the store is slow for so long."""
+RETRY_S = 0.02
+"""Room can also come by time passing."""
+GIVE_UP_AFTER_S = 2.0
+OVERTAKEN_BY_S = 0.5
+"""An answer that has not come in GIVE_UP_AFTER_S is lost if what was sent so much later is
+answered; else it is only late."""
+
+
+CLAIM_WITHIN_S = 1.5
+"""With a store that takes longer to answer nothing is claimed: half of what a start may wait."""
+SETTLE_WITHIN_S = 3.0
+"""No more is held than can be settled within this: what is left when a claim and a handler took
+their time."""
+
+
+class Rank(Enum):
+    """Kinds of requests, by the seconds for which each can be overtaken by what comes later."""
+
+    SETTLE = -10.0
+    BEAT = 0.0
+    VIEW = 0.1
+    CLAIM = 0.5
+    LIST = 1.0
+    READ = 3.0
+    CLEAN = 4.0
+
+
+CAN_WAIT = frozenset({Rank.READ, Rank.CLEAN})
+
+
+class TooLong(Exception):
+    """The line is too long. wait_s: for about how long."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"the line is {wait_s:.1f} s long")
+        self.wait_s = wait_s
+
+
+class Turn(NamedTuple):
+    """A place at a node."""
+
+    peer: Peer
+    asked: Asked
+
+
+class Waiter(NamedTuple):
+    """Somebody in the line."""
+
+    order_s: float
+    number: int
+    turn: "asyncio.Future[Turn]"
+    prefers: Callable[[], Sequence[Peer]]
+    rank: Rank
+    is_conditional: bool
+
+
+class Gate:
+    """Call inside a running event loop; close() ends it.
+
+    line_max_s: whoever would wait for longer is turned away at once; None: everybody waits.
+    """
+
+    def __init__(self, nodes: Nodes, line_max_s: float | None = None) -> None:
+        self._nodes = nodes
+        self._line_max_s = line_max_s
+        self._line: list[Waiter] = []
+        self._numbers = count()
+        self._loop = asyncio.get_running_loop()
+        self._retry: asyncio.TimerHandle | None = None
+        self._looking = asyncio.create_task(self._look_often())
+
+    async def close(self) -> None:
+        self._looking.cancel()
+        await asyncio.gather(self._looking, return_exceptions=True)
+        if self._retry is not None:
+            self._retry.cancel()
+
+    async def enter(
+        self, rank: Rank, prefers: Callable[[], Sequence[Peer]], *, is_conditional: bool
+    ) -> Turn:
+        """Wait for a place; who has one asks its peer. Raises TooLong."""
+        order_s = self._loop.time() + rank.value
+        if not self._line and (turn := self._turn(rank, order_s, prefers(), is_conditional)):
+            return turn
+        if self._line_max_s is not None and (wait_s := self.wait_s()) > self._line_max_s:
+            raise TooLong(wait_s)
+        future: asyncio.Future[Turn] = self._loop.create_future()
+        number = next(self._numbers)
+        waiter = Waiter(order_s, number, future, prefers, rank, is_conditional)
+        heapq.heappush(self._line, waiter)
+        self.admit()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                peer, asked = future.result()
+                peer.limit.unsent(asked)
+                self.admit()
+            raise
+
+    def admit(self) -> None:
+        """Let in whom there is room for. Call it whenever a request has ended."""
+        while self._line:
+            first = self._line[0]
+            if not first.turn.done():
+                turn = self._turn(first.rank, first.order_s, first.prefers(), first.is_conditional)
+                if turn is None:
+                    self._admit_later()
+                    return
+                first.turn.set_result(turn)
+            heapq.heappop(self._line)
+
+    def wait_s(self) -> float:
+        """About how long the line is: for whoever joins it, until the answer."""
+        now_s, peers = self._loop.time(), self._nodes.up()
+        awaited = [peer.limit.waited_s(now_s) for peer in peers]
+        rate = sum(
+            peer.limit.size / max(0.001, waited_s)
+            for peer, waited_s in zip(peers, awaited, strict=True)
+            if not peer.limit.is_failing
+        )
+        ahead = sum(not waiter.turn.done() for waiter in self._line)
+        return min(awaited) + (ahead / rate if rate else float(ahead))
+
+    def may_claim(self, claiming: int, held: int) -> bool:
+        """See TaskQueue: whether one more claim would be answered in time, and can be settled."""
+        now_s, places, rate, answer_s = self._loop.time(), 0.0, 0.0, inf
+        for peer in self._nodes.up():
+            if not peer.limit.is_failing:
+                waited_s = peer.limit.waited_s(now_s)
+                places += peer.limit.size
+                rate += peer.limit.size / max(0.001, waited_s)
+                answer_s = min(answer_s, waited_s)
+        if answer_s > CLAIM_WITHIN_S:
+            return False
+        return claiming < max(1.0, places) and claiming + held < max(1.0, rate * SETTLE_WITHIN_S)
+
+    def pressure(self) -> Pressure:
+        now_s = self._loop.time()
+        limits = [peer.limit for peer in self._nodes.up()]
+        working = [limit for limit in limits if not limit.is_failing]
+        return Pressure(
+            requests=sum(limit.size for limit in working),
+            latency_s=min(limit.waited_s(now_s) for limit in limits),
+            delay_s=sum(limit.delay_s for limit in limits) / len(limits),
+            is_reduced=now_s - max(limit.reduced_s for limit in limits) < REDUCED_FOR_S,
+            is_failing=not working,
+        )
+
+    def _turn(
+        self, rank: Rank, order_s: float, peers: Sequence[Peer], is_conditional: bool
+    ) -> Turn | None:
+        now_s = self._loop.time()
+        is_urgent, can_wait = rank is Rank.SETTLE, rank in CAN_WAIT and order_s > now_s
+        for peer in peers:
+            if peer.limit.has_room(now_s, is_urgent=is_urgent, can_wait=can_wait):
+                return Turn(peer, peer.limit.ask(is_conditional, now_s))
+        return None
+
+    def _admit_later(self) -> None:
+        if self._retry is None:
+            self._retry = self._loop.call_later(RETRY_S, self._admit_again)
+
+    def _admit_again(self) -> None:
+        self._retry = None
+        self.admit()
+
+    async def _look_often(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self._look()
+
+    def _look(self) -> None:
+        """Let nobody wait for what was lost."""
+        now_s, peers = self._loop.time(), self._nodes.all()
+        answered_s = max(peer.limit.answered_sent_s for peer in peers)
+        for peer in peers:
+            for asked in peer.limit.waiting(now_s - GIVE_UP_AFTER_S):
+                if answered_s >= asked.sent_s + OVERTAKEN_BY_S:
+                    peer.give_up(asked, f"no answer within {now_s - asked.sent_s:.1f} s")
+            peer.limit.look(now_s)
+        self.admit()

@@ -1,0 +1,251 @@
+"""How much one node is asked at once: as much as it answers without a long queue, found by trying.
+
+Answers that take longer than at best waited in a queue at the store. They may wait for `slack_s`;
+whoever asks little for longer than who asks much, so that all who ask get about the same share, and
+one process alone makes others wait 0.1 s, 24 together 0.2 s. As long as they wait less, more is
+asked; else less. A node that only fails, or does not answer at all, is asked one thing at a time,
+with pauses.
+"""
+
+import itertools
+from collections.abc import Hashable
+from math import inf
+from random import Random
+
+START = 4.0
+"""Requests at once to begin with; doubled each round until answers take longer. What can wait never
+gets more places."""
+UNUSED_S = 2.0
+"""What was not needed for so long is given up again, half of it each time: others may have come."""
+LEAST = 0.1
+"""Below 1 there is one request at a time, with a pause after it: LEAST of the time is used."""
+PACE_MAX_S = 1.0
+"""Such a pause is never longer."""
+BEST_FOR_S = 300.0
+"""What was the best is forgotten after this to twice this: a store may have moved away."""
+BEST_MAX_S = 0.3
+KINDS_APART = 4.0
+"""At best one kind of requests takes so many times as long as another, and a quarter of the slack:
+what is first asked in a burst is not believed to take at best as long as it did."""
+FAILURES_MAX = 5
+"""So many failures in a row, and nothing but one probe at a time is sent."""
+PROBE_PAUSE_S = 0.05
+PROBE_PAUSE_MAX_S = 2.0
+"""Between two probes; it doubles with each that fails, with full jitter above half."""
+LATENCY_MAX_S = 3.0
+"""A longer one counts as this, so that what is usual is soon known again after an outage."""
+DONE_AFTER_S = 10.0
+"""Until then the store may still work on a request that was given up (its own timeout)."""
+SMOOTHING = 0.3
+
+
+class Asked:
+    """A request at a node, until it was answered, or the node must be done with it.
+
+    kind: requests of one kind take about as long. given_up_s: since when nobody waits for it.
+    """
+
+    __slots__ = ("given_up_s", "kind", "sent_s")
+
+    def __init__(self, kind: Hashable, sent_s: float) -> None:
+        self.kind = kind
+        self.sent_s = sent_s
+        self.given_up_s: float | None = None
+
+
+class Limit:
+    """Times are readings of the event loop's clock, in seconds.
+
+    slack_s: how much longer than at best an answer may take. most: requests at once, at most.
+    size: how many may be at the node at once. latency_s: of the latest answers. delay_s: by how
+    much they took longer than at best.
+    """
+
+    def __init__(self, slack_s: float, most: int, rng: Random) -> None:
+        self._slack_s = slack_s
+        self._most = float(most)
+        self._rng = rng
+        self.size = min(START, self._most)
+        self.latency_s = 0.0
+        self.delay_s = 0.0
+        self.failures = 0
+        self.reduced_s = -inf
+        """When the size was last reduced."""
+        self.answered_s = self.answered_sent_s = -inf
+        """When the latest answer came, and when the latest request was sent that was answered."""
+        self._asked: dict[Asked, None] = {}
+        self._given_up: dict[Asked, None] = {}
+        self._best = Best(slack_s)
+        self._is_starting = True
+        self._round_s = -inf
+        self._round_answers = 0
+        self._round_excess = 0.0
+        self._was_full = False
+        self._full_s = -inf
+        self._paused_until_s = -inf
+        self._probe_s = -inf
+        self._probes_failed = 0
+
+    @property
+    def outstanding(self) -> int:
+        """What the node is still working on, for all that is known."""
+        return len(self._asked)
+
+    @property
+    def is_failing(self) -> bool:
+        return self.failures >= FAILURES_MAX
+
+    def waited_s(self, now_s: float) -> float:
+        """How long an answer takes, from what was answered and what has not been."""
+        oldest = next(iter(self._asked), None)
+        return self.latency_s if oldest is None else max(self.latency_s, now_s - oldest.sent_s)
+
+    def has_room(self, now_s: float, *, is_urgent: bool = False, can_wait: bool = False) -> bool:
+        """Whether one more may be sent. is_urgent: it does not wait for a pause between two."""
+        awaited = len(self._asked) - len(self._given_up)
+        if self.is_failing or (self._given_up and not awaited):
+            return not awaited and now_s >= self._probe_s
+        if can_wait and len(self._asked) >= START:
+            return False
+        if len(self._asked) >= max(1, int(self.size)):
+            self._fill(now_s)
+            return False
+        return is_urgent or now_s >= self._paused_until_s
+
+    def ask(self, kind: Hashable, now_s: float) -> Asked:
+        asked = Asked(kind, now_s)
+        self._asked[asked] = None
+        if len(self._asked) >= int(self.size):
+            self._fill(now_s)
+        return asked
+
+    def answered(self, asked: Asked, now_s: float) -> None:
+        self._end(asked)
+        self.failures = 0
+        self.answered_s = now_s
+        self.answered_sent_s = max(self.answered_sent_s, asked.sent_s)
+        latency_s = now_s - asked.sent_s
+        best_s = self._best.seen(asked.kind, latency_s, now_s)
+        usual_s = min(latency_s, LATENCY_MAX_S)
+        self.latency_s += SMOOTHING * (usual_s - self.latency_s)
+        self.delay_s += SMOOTHING * (max(0.0, usual_s - best_s) - self.delay_s)
+        if self.size < 1:
+            pace_s = min(PACE_MAX_S, latency_s * (1 / self.size - 1))
+            self._paused_until_s = now_s + pace_s
+        if self._given_up:
+            self._forget_overtaken(asked)
+        if asked.sent_s >= self._round_s:
+            self._count(latency_s / (best_s + self._slack_s), now_s)
+
+    def failed(self, asked: Asked, now_s: float) -> None:
+        """It came to nothing at once: an error of the store's, or no connection."""
+        self._end(asked)
+        was_probe = self.is_failing and asked.sent_s >= self._round_s
+        self.failures += 1
+        if was_probe or self.failures == FAILURES_MAX:
+            self._probes_failed = self._probes_failed + 1 if was_probe else 0
+            self._restart(now_s)
+
+    def refused(self, now_s: float) -> None:
+        """The store says that it is asked too much."""
+        self._reduce(0.5, now_s)
+
+    def unsent(self, asked: Asked) -> None:
+        """It was not sent after all."""
+        self._end(asked)
+
+    def given_up(self, asked: Asked, now_s: float) -> None:
+        """Nobody waits for its answer any more; the node still works on it."""
+        asked.given_up_s = now_s
+        self._given_up[asked] = None
+        self._probe_s = now_s + self._probe_pause_s()
+
+    def look(self, now_s: float) -> None:
+        """Called now and then: forget what the node must be done with, although it never said so,
+        and places that were not needed."""
+        if self.size > START and now_s - self._full_s > UNUSED_S:
+            self.size = max(START, self.size / 2)
+            self._is_starting = True
+        for asked in [a for a in self._given_up if now_s - a.sent_s >= DONE_AFTER_S]:
+            self._end(asked)
+            self._restart(now_s)
+
+    def waiting(self, since_s: float) -> list[Asked]:
+        """What was asked before then and is still waited for."""
+        old = itertools.takewhile(lambda asked: asked.sent_s <= since_s, self._asked)
+        return [asked for asked in old if asked.given_up_s is None]
+
+    def _fill(self, now_s: float) -> None:
+        self._was_full = True
+        self._full_s = now_s
+
+    def _end(self, asked: Asked) -> None:
+        self._asked.pop(asked, None)
+        self._given_up.pop(asked, None)
+
+    def _forget_overtaken(self, answered: Asked) -> None:
+        """Who asked later has been answered: the store is not working on these."""
+        for asked in list(self._given_up):
+            if asked.given_up_s is not None and asked.given_up_s < answered.sent_s:
+                self._end(asked)
+
+    def _count(self, excess: float, now_s: float) -> None:
+        """A round is as many answers as were asked at once, to requests sent since the last one.
+
+        excess: how long one took, as a share of how long it may take if much is asked.
+        """
+        self._round_answers += 1
+        self._round_excess += excess
+        if self._round_answers < int(self.size):
+            return
+        excess = self._round_excess / self._round_answers / (1 + 1 / self.size)
+        if excess > 1:
+            self._reduce(1 / excess, now_s)
+        elif self._was_full:
+            self._grow()
+        self._begin_round(now_s)
+
+    def _grow(self) -> None:
+        step = self.size if self._is_starting else min(1.0, self.size / 2)
+        self.size = min(self._most, self.size + step)
+
+    def _reduce(self, factor: float, now_s: float) -> None:
+        self._is_starting = False
+        self.size = max(LEAST, self.size * min(0.9, max(0.25, factor)))
+        self.reduced_s = now_s
+
+    def _restart(self, now_s: float) -> None:
+        self.size = 1.0
+        self._is_starting = True
+        self.reduced_s = now_s
+        self._probe_s = now_s + self._probe_pause_s()
+        self._begin_round(now_s)
+
+    def _begin_round(self, now_s: float) -> None:
+        self._round_s = now_s
+        self._round_answers = 0
+        self._round_excess = 0.0
+        self._was_full = False
+
+    def _probe_pause_s(self) -> float:
+        doubled_s = PROBE_PAUSE_S * 2.0 ** min(10, self._probes_failed)
+        return min(PROBE_PAUSE_MAX_S, doubled_s) * self._rng.uniform(0.5, 1.0)
+
+
+class Best:
+    """How long each kind of requests takes at best."""
+
+    def __init__(self, slack_s: float) -> None:
+        self._slack_s = slack_s
+        self._now: dict[Hashable, float] = {}
+        self._before: dict[Hashable, float] = {}
+        self._began_s = -inf
+
+    def seen(self, kind: Hashable, latency_s: float, now_s: float) -> float:
+        """One took so long; how long one takes at best."""
+        if now_s - self._began_s > BEST_FOR_S:
+            self._began_s, self._before, self._now = now_s, self._now, {}
+        self._now[kind] = min(latency_s, self._now.get(kind, inf))
+        known_s = min(self._now[kind], self._before.get(kind, inf))
+        least_s = min(itertools.chain(self._now.values(), self._before.values()))
+        return min(BEST_MAX_S, known_s, KINDS_APART * least_s + self._slack_s / 4)
