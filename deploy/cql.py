@@ -21,10 +21,12 @@ class Cql(Protocol):
     """A connection to the cluster."""
 
     def rows(self, statement: str, *, node: str | None = None) -> Sequence[Row]:
-        """What the statement answers, of this node if one is named. Raises CqlFailed."""
+        """What the statement answers: of this node, or of any if none is named; twice in a row
+        they can be two. Raises CqlFailed.
+        """
 
     def nodes(self) -> Sequence[str]:
-        """Addresses of all nodes."""
+        """Addresses of all nodes, at least one; those that are up come first."""
 
 
 class DriverCql:
@@ -78,7 +80,8 @@ class DriverCql:
         self._cluster.shutdown()
 
     def nodes(self) -> Sequence[str]:
-        return sorted(host.address for host in self._cluster.metadata.all_hosts())
+        hosts = self._cluster.metadata.all_hosts()
+        return [host.address for host in sorted(hosts, key=lambda h: (not h.is_up, h.address))]
 
     def rows(self, statement: str, *, node: str | None = None) -> Sequence[Row]:
         from cassandra import DriverException, RequestExecutionException

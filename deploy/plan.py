@@ -58,7 +58,8 @@ def steps(prefix: str, nodes: int, role: str | None) -> Iterator[Step]:
         "the first conditional write makes the table of Paxos, which can take seconds",
     )
     for statement in (topology(), peers()):
-        yield Step("CQL", statement, "three racks, so that each holds a replica of everything")
+        why = "three racks, so that each holds a replica of everything; both of the same node"
+        yield Step("CQL", statement, why)
     for table in TABLES:
         yield Step("CQL", replication(prefix, table), f"{factor_for(nodes)} replicas, verified")
     for table in INDEXES:

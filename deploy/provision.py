@@ -90,7 +90,9 @@ def replicas(options: Options, cql: Cql, table: Table) -> Mapping[str, int]:
 
 def racks_by_center(cql: Cql) -> Mapping[str, Sequence[str]]:
     """The racks of each data center, both sorted."""
-    rows = [*cql.rows(plan.topology()), *cql.rows(plan.peers())]
+    # Both of one node: each leaves itself, and nobody else, out of its peers.
+    node = cql.nodes()[0]
+    rows = [*cql.rows(plan.topology(), node=node), *cql.rows(plan.peers(), node=node)]
     places = sorted({(str(row["data_center"]), str(row["rack"])) for row in rows})
     return {
         center: [rack for _, rack in group]

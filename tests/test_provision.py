@@ -1,6 +1,7 @@
 """Provisioning and doctor: on nodes in front of the embedded engine, and a cluster's CQL faked."""
 
 import argparse
+import itertools
 import re
 import subprocess
 import sys
@@ -37,7 +38,10 @@ FRESH = "WITH gc_grace_seconds = 864000 AND comment = ''"
 
 @dataclass
 class FakeCql:
-    """What a cluster of three nodes in three racks answers. Records what is sent."""
+    """What a cluster of three nodes in three racks answers. Records what is sent.
+
+    A statement for no node in particular goes to the next one, as the driver does it.
+    """
 
     racks: tuple[str, ...] = ("r1", "r2", "r3")
     factor: str = "3"
@@ -46,8 +50,9 @@ class FakeCql:
     grants: dict[str, set[str]] = field(default_factory=dict)
     large: list[Row] = field(default_factory=list)
     down: tuple[str, ...] = ()
-    versions: dict[str | None, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
+    turns: Iterator[str] = field(default_factory=lambda: itertools.cycle(HOSTS))
 
     def nodes(self) -> Sequence[str]:
         return HOSTS
@@ -58,12 +63,13 @@ class FakeCql:
 
     def rows(self, statement: str, *, node: str | None = None) -> Sequence[Row]:
         self.sent.append(statement)
+        asked = node or next(self.turns)
         answers: list[tuple[str, Callable[[re.Match[str]], list[Row]]]] = [
-            (r"SELECT .* FROM system\.local$", lambda _: self._nodes()[:1]),
-            (r"SELECT .* FROM system\.peers$", lambda _: self._nodes()[1:]),
+            (r"SELECT .* FROM system\.local$", lambda _: [self._nodes()[asked]]),
+            (r"SELECT .* FROM system\.peers$", lambda _: self._peers(asked)),
             (
                 r"SELECT version FROM system\.versions WHERE key = 'local'$",
-                lambda _: [{"version": self.versions.get(node, "2026.1.11")}],
+                lambda _: [{"version": self.versions.get(asked, "2026.1.11")}],
             ),
             (r"SELECT .* FROM system\.cluster_status$", lambda _: self._status()),
             (r"SELECT .* FROM system_schema\.keyspaces WHERE .*'(.*)'$", self._keyspace),
@@ -81,8 +87,15 @@ class FakeCql:
                 return answer(match)
         raise AssertionError(f"a statement that nobody knows: {statement}")
 
-    def _nodes(self) -> list[Row]:
-        return [{"data_center": "dc1", "rack": rack, "rpc_address": "x"} for rack in self.racks]
+    def _nodes(self) -> dict[str, Row]:
+        return {
+            host: {"data_center": "dc1", "rack": rack, "rpc_address": host}
+            for host, rack in zip(HOSTS, self.racks, strict=True)
+        }
+
+    def _peers(self, asked: str) -> list[Row]:
+        """No node is among its own peers."""
+        return [row for host, row in self._nodes().items() if host != asked]
 
     def _status(self) -> list[Row]:
         return [
@@ -289,6 +302,13 @@ def test_too_few_replicas_are_refused_before_anything_is_altered(site: Site) -> 
     assert site.cql.changes == []
 
 
+@pytest.mark.parametrize("first", HOSTS)
+def test_racks_of_all_nodes_are_seen_whoever_is_asked(site: Site, first: str) -> None:
+    while next(site.cql.turns) != first:
+        pass
+    assert provision.racks_by_center(site.cql) == {"dc1": ["r1", "r2", "r3"]}
+
+
 def test_two_racks_are_refused(site: Site) -> None:
     site.cql.racks = ("r1", "r2", "r2")
     with pytest.raises(Unprovisioned, match="dc1 has 2 racks, expected 3"):
@@ -433,23 +453,49 @@ def test_driver_says_where_nobody_answers() -> None:
     assert "pw" not in str(raised.value)
 
 
+class Host:
+    """A node, as the driver knows it."""
+
+    def __init__(self, address: str, is_up: bool | None) -> None:
+        self.address, self.is_up = address, is_up
+
+
+class Driver:
+    """The driver's cluster, its metadata and its session in one."""
+
+    def __init__(self, *hosts: Host) -> None:
+        self.metadata = self
+        self.hosts = hosts
+        self.asked: list[Host | None] = []
+
+    def all_hosts(self) -> Sequence[Host]:
+        return self.hosts
+
+    def execute(self, statement: str, host: Host | None) -> list[Row]:
+        self.asked.append(host)
+        return []
+
+
+def test_racks_are_asked_of_one_node_that_is_up() -> None:
+    down, up, unknown = Host("127.0.0.1", False), Host("127.0.0.3", True), Host("127.0.0.2", None)
+    driver = Driver(down, unknown, up)
+    cql = DriverCql(driver, driver)
+    assert cql.nodes() == ["127.0.0.3", "127.0.0.1", "127.0.0.2"]
+    provision.racks_by_center(cql)
+    assert driver.asked == [up, up]
+
+
 @pytest.mark.parametrize("error", ["SyntaxException", "ConfigurationException", "ServerError"])
 def test_driver_turns_every_error_of_a_server_into_its_own(error: str) -> None:
     from cassandra import protocol
 
-    class Session:
+    class Failing(Driver):
         def execute(self, statement: str, host: object) -> list[Row]:
             raise getattr(protocol, error)(0x2000, "not understood", None)
 
-    class Metadata:
-        def all_hosts(self) -> list[object]:
-            return []
-
-    class Cluster:
-        metadata = Metadata()
-
+    driver = Failing()
     with pytest.raises(CqlFailed, match=r"^CREATE ROLE … failed: .*not understood") as raised:
-        DriverCql(Cluster(), Session()).rows("CREATE ROLE x WITH PASSWORD = 'pw'")
+        DriverCql(driver, driver).rows("CREATE ROLE x WITH PASSWORD = 'pw'")
     assert "pw" not in str(raised.value)
 
 
