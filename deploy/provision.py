@@ -35,14 +35,13 @@ def dry_run(options: Options, say: Say) -> None:
 def make_tables(options: Options, client: Client, say: Say) -> None:
     """Create, verify and warm up. All nodes must be there: see Nodes.wait_for."""
     try:
-        missing = tables.missing(client, options.prefix)
-        tables.create(client, options.prefix)
+        created = tables.create(client, options.prefix)
     except StoreUnavailable as error:
         raise StoreUnavailable(f"the tables cannot be created: {error}") from error
     tables.verify(client, options.prefix)
     tables.warm_up(client, options.prefix)
     for table in TABLES:
-        done = "created" if table in missing else "there"
+        done = "created" if table in created else "there"
         say(f"table {options.prefix}{table.name}: {done}, keys and {table.isolation} verified")
 
 

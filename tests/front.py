@@ -5,7 +5,7 @@ import json
 import ssl
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +37,8 @@ class Front:
 
     listing: what `GET /localnodes` answers, as status and body; lists: which addresses a host
     answers with instead. frozen: hosts that take requests
-    and never answer. check: the error code to answer a request with, None to let it pass.
+    and never answer. check: the error to answer a request with, as `code` or `code: message`,
+    None to let it pass.
     """
 
     engine: str
@@ -101,8 +102,9 @@ class Front:
             return web.Response(text="healthy")
         operation = request.headers["X-Amz-Target"].rpartition(".")[2]
         self.seen.append(Seen(host, operation, json.loads(body)))
-        if code := self.check(request, body):
-            error = {"__type": f"com.amazon.coral.service#{code}", "message": "no"}
+        if refusal := self.check(request, body):
+            code, _, message = refusal.partition(": ")
+            error = {"__type": f"com.amazon.coral.service#{code}", "message": message or "no"}
             return web.json_response(error, status=400)
         headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP}
         async with (
@@ -162,5 +164,25 @@ def signature_check(user: str, secret: str) -> Check:
             if is_right and text.split("\n")[2].startswith(day)
             else ("InvalidSignatureException")
         )
+
+    return check
+
+
+PERMISSIONS = {
+    "CreateTable": "CREATE", "DeleteTable": "DROP", "UpdateTimeToLive": "ALTER",
+    "BatchGetItem": "SELECT", "GetItem": "SELECT", "Query": "SELECT", "Scan": "SELECT",
+    "BatchWriteItem": "MODIFY", "DeleteItem": "MODIFY", "PutItem": "MODIFY", "UpdateItem": "MODIFY",
+}  # fmt: skip
+"""What Alternator asks of a role. Descriptions and tags are told to everybody."""
+
+
+def permission_check(granted: Collection[str]) -> Check:
+    """As Alternator to a role with these permissions; more may be granted meanwhile."""
+
+    def check(request: web.BaseRequest, body: bytes) -> str | None:
+        needed = PERMISSIONS.get(request.headers["X-Amz-Target"].rpartition(".")[2])
+        if needed is None or needed in granted:
+            return None
+        return f"AccessDeniedException: {needed} access is denied to role scheduler"
 
     return check

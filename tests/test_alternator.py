@@ -19,6 +19,7 @@ from chalicelib.alternator.requests import JsonObject, Request
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.alternator.time_index import Announced, Indexes
 from chalicelib.alternator.transport import Transport
+from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import (
     SchedulerError,
@@ -234,6 +235,34 @@ def test_table_that_was_created_although_it_said_no(
     tables.create(Client(faulty, clock, sleep=clock.tick), prefix, sleep=clock.tick)
     tables.verify(client, prefix)
     assert faulty.sent.count("CreateTable") == 1 + len(tables.TABLES)
+
+
+def test_tables_that_are_there_are_not_created_again(
+    wire: TransportThread, client: Client, raw_client: "DynamoDBClient", settings: Settings
+) -> None:
+    """The service's own role may not create any, and is enough."""
+    prefix = settings.table_prefix
+    faulty = FaultyWire(wire)
+    tables.create(Client(faulty, SystemClock()), prefix)
+    assert not {"CreateTable", "UpdateTimeToLive"} & set(faulty.sent)
+    raw_client.delete_table(TableName=f"{prefix}timeline")
+    tables.create(Client(faulty, SystemClock()), prefix)
+    assert faulty.sent.count("CreateTable") == 1
+    tables.verify(client, prefix)
+
+
+def test_table_that_another_created_meanwhile_is_taken(
+    wire: TransportThread, client: Client, settings: Settings
+) -> None:
+    """It is described as missing, as Alternator says that, and then there."""
+    faulty = FaultyWire(wire)
+    message = "Requested resource not found: Table: workers not found"
+    absent = outcome.failure("ResourceNotFoundException", message, 400)
+    for _ in tables.TABLES:
+        faulty.lose("DescribeTable", "before", absent)
+    tables.create(Client(faulty, SystemClock()), settings.table_prefix)
+    assert faulty.sent.count("CreateTable") == len(tables.TABLES)
+    tables.verify(client, settings.table_prefix)
 
 
 @pytest.mark.parametrize("action", ["DescribeTable", "ListTagsOfResource", "UpdateItem"])

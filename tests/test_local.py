@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from chalicelib.alternator.client import Client
 from chalicelib.clock import SystemClock
+from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting
 from local import engine, tick
 from local.processes import Program, Repeated, Signals, StartFailed, Stopping, Supervisor
@@ -24,6 +26,7 @@ from local.run import _data_is_ours
 from local.settings import ROOT, LocalSettings
 from tests.conftest import free_port
 from tests.fakes import NOON_MS, FakeClock
+from tests.front import HOSTS, Front, front, permission_check
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -567,3 +570,37 @@ def test_a_store_that_does_not_answer_is_told_in_one_line(start: Callable[..., R
     assert run.process.wait(30) == 1
     assert "local: the tables cannot be created: " in run.err.read_text().splitlines()[-1]
     assert run.out.read_text() == ""
+
+
+# The store of somebody else, by a role that may read and write and no more
+
+
+def make_tables(nodes: Front, settings: Settings) -> "subprocess.CompletedProcess[str]":
+    """`python -m local tables`, until it ends."""
+    env = {"ALTERNATOR_ENDPOINTS": nodes.url(), "TABLE_PREFIX": settings.table_prefix}
+    command = [sys.executable, "-m", "local", "tables"]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=30
+    )
+
+
+@pytest.fixture
+def nodes(engine_url: str) -> Iterator[Front]:
+    with front(engine_url, HOSTS[0]) as nodes:
+        nodes.lists[HOSTS[0]] = [HOSTS[0]]
+        nodes.check = permission_check({"SELECT", "MODIFY"})
+        yield nodes
+
+
+@linux_only
+@pytest.mark.wall_clock
+def test_tables_that_are_there_need_no_permission_to_create_any(
+    nodes: Front, client: Client, settings: Settings, start: Callable[..., Run]
+) -> None:
+    done = make_tables(nodes, settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    run = start(ENGINE=nodes.url(), TABLE_PREFIX=settings.table_prefix)
+    run.wait_ready()
+    task = run.create()
+    wait_for(lambda: run.prints(task), 20)
+    assert run.end() == 0
