@@ -102,7 +102,7 @@ def _create_tables(client: Client, prefix: str) -> None:
         tables.verify(client, prefix)
         tables.warm_up(client, prefix)
     except StoreUnavailable as error:
-        raise StartFailed(f"the tables cannot be created: {error}") from error
+        raise StartFailed(f"the tables cannot be made ready: {error}") from error
 
 
 def _api(settings: LocalSettings, env: dict[str, str], clock: Clock) -> Program:

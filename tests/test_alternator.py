@@ -143,6 +143,31 @@ def test_wrong_request_is_no_outage(store: AlternatorTaskStore, faulty: FaultyWi
         store.get(IDS())
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "InvalidSignatureException",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+    ],
+)
+def test_refused_credentials_are_a_refusal(code: str) -> None:
+    error = outcome.failure(code, "sorry", 400)
+    assert isinstance(error, StoreUnavailable) and outcome.is_refusal(error)
+    assert str(error).endswith(f"ALTERNATOR_USER and ALTERNATOR_SECRET: {code}: sorry")
+
+
+def test_missing_permission_is_none_of_the_credentials(
+    store: AlternatorTaskStore, faulty: FaultyWire
+) -> None:
+    words = "SELECT access on table alternator_tasks.tasks is denied to role scheduler"
+    faulty.lose("GetItem", "before", outcome.failure("AccessDeniedException", words, 400))
+    with pytest.raises(StoreUnavailable, match=f"role may not do this: {words}") as raised:
+        store.get(IDS())
+    assert "SECRET" not in str(raised.value)
+    assert not outcome.is_refusal(raised.value), "a grant mends it while we wait"
+
+
 def test_missing_table_is_named(
     store: AlternatorTaskStore, raw_client: "DynamoDBClient", settings: Settings
 ) -> None:

@@ -18,6 +18,7 @@ from chalice.test import Client
 
 import app as entry
 from chalicelib import api, errors, parsing, tick
+from chalicelib.alternator import outcome
 from chalicelib.api import Api
 from chalicelib.config import Settings
 from chalicelib.handlers import HANDLERS
@@ -411,6 +412,10 @@ CALLS = [
     ("error", "message"),
     [
         (errors.StoreUnavailable("no 10.0.0.1", cause="x"), "The store does not answer."),
+        (
+            outcome.failure("AccessDeniedException", "denied to role secret", 400),
+            "The store does not answer.",
+        ),
         (errors.StoreMismatch("A table is missing."), "A table is missing."),
         (errors.UnreadableTask("It is new."), "It is new."),
     ],

@@ -17,6 +17,7 @@ from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.task import LEASE_MS, TaskState
 from tests.cluster import Cluster, children_of, is_there
+from tests.front import HOSTS, front, permission_check
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -191,6 +192,26 @@ def test_worker_waits_for_the_store_and_can_be_ended_meanwhile(
     cluster.wait_for(lambda: "waiting for the store" in cluster.log(), 20)
     worker.terminate()
     assert worker.wait(7) == 0
+
+
+def test_worker_waits_for_a_permission_and_goes_on_when_it_is_granted(
+    cluster: Cluster, engine_url: str
+) -> None:
+    granted = {"SELECT"}
+    with front(engine_url, HOSTS[0]) as nodes:
+        nodes.lists[HOSTS[0]] = [HOSTS[0]]
+        nodes.check = permission_check(granted)
+        cluster.settings = replace(cluster.settings, endpoints=(nodes.url(),))
+        worker = cluster.worker()
+        cluster.wait_for(lambda: "MODIFY access is denied to role scheduler" in cluster.log(), 20)
+        Event().wait(2)
+        assert worker.poll() is None
+        assert cluster.log().count("waiting for the store: the store's role may not") == 1
+        granted.add("MODIFY")
+        (task,) = cluster.wait_finished(cluster.add("Baz"), 20)
+        assert task.state is TaskState.COMPLETED
+        worker.terminate()
+        assert worker.wait(10) == 0
 
 
 @pytest.mark.parametrize("options", [["--processes", "0"], ["--processes", "x"], ["--what"]])

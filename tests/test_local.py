@@ -568,7 +568,7 @@ def test_an_engine_that_dies_comes_back_with_its_tasks(start: Callable[..., Run]
 def test_a_store_that_does_not_answer_is_told_in_one_line(start: Callable[..., Run]) -> None:
     run = start(ENGINE=f"http://127.0.0.1:{free_port()}")
     assert run.process.wait(30) == 1
-    assert "local: the tables cannot be created: " in run.err.read_text().splitlines()[-1]
+    assert "local: the tables cannot be made ready: " in run.err.read_text().splitlines()[-1]
     assert run.out.read_text() == ""
 
 
@@ -604,3 +604,14 @@ def test_tables_that_are_there_need_no_permission_to_create_any(
     task = run.create()
     wait_for(lambda: run.prints(task), 20)
     assert run.end() == 0
+
+
+@pytest.mark.wall_clock
+def test_permission_to_create_tables_that_is_missing_is_told_as_such(
+    nodes: Front, settings: Settings
+) -> None:
+    done = make_tables(nodes, settings)
+    assert done.returncode == 1
+    what = "role may not do this: CREATE access is denied to role scheduler"
+    assert f"the tables cannot be made ready: the store's {what}" in done.stderr
+    assert "SECRET" not in done.stderr

@@ -47,7 +47,7 @@ class SharedWatchdog:
 
 
 def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bool]) -> None:
-    """Return once the tables are verified.
+    """Return once the tables are verified and may be written.
 
     Raises StoreMismatch if they do not fit, InvalidSetting if our credentials are refused.
     """

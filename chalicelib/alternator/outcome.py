@@ -14,7 +14,6 @@ from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
 from chalicelib.task import Task
 
 UNAUTHORIZED = frozenset({
-    "AccessDeniedException",
     "InvalidSignatureException",
     "MissingAuthenticationTokenException",
     "UnrecognizedClientException",
@@ -62,11 +61,13 @@ def failure(code: str, message: str, status: int, item: Item | None = None) -> E
         return StoreMismatch(f"a table is missing: {message}", reason=code)
     if code in UNAUTHORIZED:
         return refused(code, message)
+    if code == "AccessDeniedException":
+        return denied(code, message)
     return SchedulerError(f"the store refused a request: {code}: {message}", reason=code)
 
 
 def refused(code: str, message: str) -> StoreUnavailable:
-    """To ask again would not help."""
+    """Our credentials are wrong: to ask again would not help."""
     return StoreUnavailable(
         "the store refuses our credentials, ALTERNATOR_USER and ALTERNATOR_SECRET: "
         f"{code}: {message}",
@@ -74,7 +75,20 @@ def refused(code: str, message: str) -> StoreUnavailable:
     )
 
 
+def denied(code: str, message: str) -> StoreUnavailable:
+    """A permission is missing. The message of the store tells which, and most often whose; once
+    granted, it can take 10 s until the store knows.
+    """
+    return StoreUnavailable(
+        f"the store's role may not do this: {message} ({code}; ALTERNATOR_USER names the role)",
+        reason=code,
+    )
+
+
 def is_refusal(error: SchedulerError) -> bool:
+    """Whether our credentials were refused. A missing permission is not that: who waits will
+    see it granted.
+    """
     return error.details.get("reason") in UNAUTHORIZED
 
 
