@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -17,7 +18,8 @@ class Settings:
     """What a process of the service can be told.
 
     endpoints: base URLs of the store's nodes, all of one scheme and port.
-    user, secret: the store's credentials; any will do where it does not check them.
+    user, secret: the store's credentials; any will do where it does not check them. The secret
+    stands in ALTERNATOR_SECRET, or alone in the file that ALTERNATOR_SECRET_FILE names.
     ca_file: certificates to trust for https endpoints.
     table_prefix: put before the name of each table.
     shards: parts of the time indexes; more of them carry more tasks a second.
@@ -44,7 +46,7 @@ class Settings:
             endpoints=_endpoints(env.get("ALTERNATOR_ENDPOINTS", "http://127.0.0.1:8001")),
             region=env.get("ALTERNATOR_REGION") or "us-east-1",
             user=env.get("ALTERNATOR_USER") or "local",
-            secret=env.get("ALTERNATOR_SECRET") or "local",
+            secret=_secret(env),
             ca_file=env.get("ALTERNATOR_CA_FILE") or None,
             table_prefix=_prefix("TABLE_PREFIX", env.get("TABLE_PREFIX", "")),
             shards=_integer(env, "SHARDS", 16, 1, 4096),
@@ -82,6 +84,27 @@ def _url(name: str, text: str) -> str:
     if not usable:
         raise InvalidSetting(f"{name}={text!r}: expected a URL such as http://127.0.0.1:8001")
     return text
+
+
+def _secret(env: Mapping[str, str]) -> str:
+    """No error holds any of it."""
+    given, name = env.get("ALTERNATOR_SECRET"), env.get("ALTERNATOR_SECRET_FILE")
+    if not name:
+        return given or "local"
+    if given:
+        raise InvalidSetting("ALTERNATOR_SECRET and ALTERNATOR_SECRET_FILE are both set: keep one")
+    refused = f"ALTERNATOR_SECRET_FILE={name!r}:"
+    try:
+        secret = Path(name).read_text(encoding="utf-8").removesuffix("\n")
+    except OSError as error:
+        raise InvalidSetting(f"{refused} it cannot be read ({error.strerror})") from error
+    except ValueError:
+        raise InvalidSetting(f"{refused} it cannot be read (not UTF-8)") from None
+    if not secret.strip():
+        raise InvalidSetting(f"{refused} it is empty")
+    if "\n" in secret:
+        raise InvalidSetting(f"{refused} expected nothing but the secret in one line")
+    return secret
 
 
 def _prefix(name: str, text: str) -> str:

@@ -44,7 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     provisioning = commands.add_parser("provision", help="make a cluster fit for the service")
     deploy_options.add_to(provisioning)
     provisioning.add_argument(
-        "--secret-file", type=Path, metavar="FILE", help="write the role's credentials there"
+        "--secret-file",
+        type=Path,
+        metavar="FILE",
+        help="write the role's secret there, for ALTERNATOR_SECRET_FILE",
     )
     provisioning.add_argument(
         "--dry-run", action="store_true", help="say what would be sent, and why; send nothing"

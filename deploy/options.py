@@ -19,7 +19,7 @@ class Options:
 
     nodes: how many there must be. wait_s: how long to wait for them. cql_*: the way in by CQL, as
     a role that may alter tables and make roles. role: the service's own, None to make none.
-    secret_file: where to write its credentials.
+    secret_file: where to write its secret, alone.
     """
 
     settings: Settings

@@ -137,19 +137,20 @@ def _write_secret(options: Options, role: str, cql: Cql, say: Say) -> None:
     if not secret:
         raise Unprovisioned(f"role {role} has no salted_hash: is authentication on?")
     assert options.secret_file is not None
-    text = f"ALTERNATOR_USER={role}\nALTERNATOR_SECRET={secret}\n"
     try:
         # A file that is there may be open to others: it is replaced, never written into.
         options.secret_file.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         descriptor = os.open(options.secret_file, flags, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+            file.write(f"{secret}\n")
     except OSError as error:
         raise Unprovisioned(
             f"--secret-file {options.secret_file}: it cannot be written ({error.strerror})"
         ) from error
-    say(f"credentials of {role}: written to {options.secret_file}, for its owner only")
+    say(f"secret of {role}: written, for the owner of the file only; the service is told")
+    say(f"ALTERNATOR_USER={role}")
+    say(f"ALTERNATOR_SECRET_FILE={options.secret_file.absolute()}")
 
 
 def run(

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -122,7 +123,7 @@ class FakeCql:
 
     def _create(self, match: re.Match[str]) -> list[Row]:
         row = {"role": match[1], "can_login": True, "is_superuser": False}
-        self.roles[match[1]] = {**row, "salted_hash": f"hash of {match[2]}"}
+        self.roles[match[1]] = {**row, "salted_hash": f"$6$salt$of.{match[2]}"}
         return []
 
     def _granted(self, match: re.Match[str]) -> list[Row]:
@@ -332,14 +333,62 @@ def test_no_role_is_made_where_none_is_wanted(site: Site) -> None:
 
 
 def test_secret_goes_to_a_file_of_its_owner_and_nowhere_else(site: Site, tmp_path: Path) -> None:
-    file = tmp_path / "env"
+    file = tmp_path / "service.secret"
     file.write_text("open to all")
     file.chmod(0o666)
     site.provision(secret_file=file)
     assert file.stat().st_mode & 0o777 == 0o600
     secret = site.cql.roles["scheduler"]["salted_hash"]
-    assert file.read_text() == f"ALTERNATOR_USER=scheduler\nALTERNATOR_SECRET={secret}\n"
+    assert file.read_text() == f"{secret}\n"
     assert secret not in "".join(site.said)
+
+
+def by_shell(file: Path) -> dict[str, str]:
+    command = ["sh", "-c", 'set -a; . "$1"; exec env -0', "sh", str(file)]
+    env = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+
+
+def by_docker(file: Path) -> dict[str, str]:
+    """`docker run --env-file`: as it stands there."""
+    return dict(line.split("=", 1) for line in file.read_text().splitlines())
+
+
+def by_compose(file: Path) -> dict[str, str]:
+    """`env_file`: variables are put in, of which none is known here."""
+    return {name: re.sub(r"\$(\w+|\{\w+\})", "", value) for name, value in by_docker(file).items()}
+
+
+@pytest.mark.parametrize("read", [by_shell, by_docker, by_compose])
+def test_lines_that_are_said_bring_the_secret_into_the_service(
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[Path], dict[str, str]],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    site.provision(secret_file=Path("service.secret"))
+    lines = [line for line in site.said if line.startswith("ALTERNATOR_")]
+    assert len(lines) == 2
+    file = tmp_path / "service.env"
+    file.write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir("/")
+    settings = Settings.from_env(read(file))
+    secret = site.cql.roles["scheduler"]["salted_hash"]
+    assert (settings.user, settings.secret) == ("scheduler", secret)
+
+
+def test_a_shell_can_hand_the_secret_on(site: Site, tmp_path: Path) -> None:
+    """As to a container or a function, whose environment takes it in words."""
+    file = tmp_path / "service.secret"
+    site.provision(secret_file=file)
+    tell = "from chalicelib.config import Settings; print(Settings.from_env().secret)"
+    script = 'ALTERNATOR_SECRET="$(cat "$1")" exec "$2" -c "$3"'
+    command = ["sh", "-c", script, "sh", str(file), sys.executable, tell]
+    env = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == site.cql.roles["scheduler"]["salted_hash"] + "\n"
 
 
 def test_secret_that_cannot_be_written_is_told(site: Site, tmp_path: Path) -> None:
