@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import uuid
 from collections.abc import Callable, Mapping
 from email.message import Message
@@ -21,6 +22,7 @@ from chalicelib.errors import (
     InvalidRequest,
     InvalidSetting,
     SchedulerError,
+    StoreBusy,
     StoreMismatch,
     StoreUnavailable,
     TaskExists,
@@ -42,8 +44,10 @@ BATCH_PATH = "/tasks"
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 """100 payloads of 32 KiB fit. Lambda takes 6 MB, of which the quoting of the body takes some."""
 RETRY_AFTER_S = 1
+RETRY_AFTER_MAX_S = 30
 KEY_NAMESPACE = uuid.UUID("5a3c7f0e-8d0b-4f51-9c55-6a1e0a7f4c2d")
 """With it an Idempotency-Key becomes a task's id. Another one would forget all keys in use."""
+BUSY = "The store is slower than what is asked of it. Nothing was changed; try again later."
 NO_TASK = str(uuid.UUID(int=0))
 
 STATUS_BY_ERROR: Mapping[type[Exception], HTTPStatus] = {
@@ -53,6 +57,7 @@ STATUS_BY_ERROR: Mapping[type[Exception], HTTPStatus] = {
     TaskRunning: HTTPStatus.CONFLICT,
     TaskExists: HTTPStatus.CONFLICT,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreBusy: HTTPStatus.SERVICE_UNAVAILABLE,
     UnreadableTask: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreMismatch: HTTPStatus.SERVICE_UNAVAILABLE,
     InvalidSetting: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -134,6 +139,8 @@ class Api:
             return created(self.store.create(self._new(task_id, wanted)))
         except TaskExists as known:
             return replayed(known.task, wanted)
+        except StoreBusy:
+            raise
         except StoreUnavailable as error:
             raise unknown_outcome(error, task_id) from error
 
@@ -192,11 +199,18 @@ class Api:
         return Response(body="", status_code=HTTPStatus.NO_CONTENT)
 
     def ready(self) -> Response:
-        """Whether the tables fit and answer."""
+        """Whether the tables fit and answer, and how fast."""
         self.store.check()
         with contextlib.suppress(TaskNotFound):
             self.store.get(NO_TASK)
-        return json_response({"status": "ok"})
+        pressure = self.store.pressure()
+        return json_response(
+            {
+                "status": "ok",
+                "store": "slow" if pressure.is_slow else "ok",
+                "latency_ms": round(pressure.latency_s * 1000),
+            }
+        )
 
     def _new(self, task_id: str, wanted: NewTask) -> Task:
         return Task.new(
@@ -252,6 +266,8 @@ def result(task_id: str, wanted: NewTask, stored: Task | SchedulerError) -> dict
             raise stored
         must_be_replay(stored.task, wanted)
         return {"status": HTTPStatus.OK, "task": task_json(stored.task)}
+    except StoreBusy as error:
+        return error_result(error)
     except StoreUnavailable as error:
         return error_result(unknown_outcome(error, task_id))
     except (SchedulerError, HttpError) as error:
@@ -373,6 +389,8 @@ def http_error(error: Exception) -> HttpError:
     status = STATUS_BY_ERROR.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
     if not isinstance(error, SchedulerError) or status is HTTPStatus.INTERNAL_SERVER_ERROR:
         return internal_error(error)
+    if isinstance(error, StoreBusy):
+        return unavailable(error, BUSY)
     if isinstance(error, StoreUnavailable):
         return unavailable(error, "The store does not answer.")
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
@@ -384,7 +402,8 @@ def unavailable(error: SchedulerError, message: str, **details: object) -> HttpE
     """Try again soon. Why, the log tells."""
     name = type(error).__name__
     log.warning("%s: %s", name, error, extra={"action": "unavailable", "about": error.details})
-    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    wait_s = math.ceil(error.details.get("wait_s", RETRY_AFTER_S))
+    headers = {"Retry-After": str(min(RETRY_AFTER_MAX_S, max(RETRY_AFTER_S, wait_s)))}
     status = HTTPStatus.SERVICE_UNAVAILABLE
     return HttpError(status, message, type=name, details=details, headers=headers)
 

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     NO_PROCESSOR = "NoProcessor"
     LEASE_OVER = "LeaseOver"
     NO_HINT = "NoHint"
+    STORE_SLOW = "StoreSlow"
     WAITING_FOR_PROCESSOR = "WaitingForProcessor"
 
 
@@ -47,6 +48,11 @@ class Explanation:
         return None if due_at_ms is None else (due_at_ms - self.now_ms) / 1000
 
     @property
+    def held_back_s(self) -> int:
+        """How long the oldest hint has waited for the store's sake, anywhere."""
+        return max((row.held_back_s for row in self.live), default=0)
+
+    @property
     def message(self) -> str:
         """The reason in a sentence."""
         task, wait = self.task, _span(abs(self.seconds_until_due or 0.0))
@@ -64,6 +70,8 @@ class Explanation:
             " attempt is to come.",
             Reason.NO_HINT: f"{overdue}, and the hint that leads processors to it is missing;"
             " the sweep puts it again within minutes.",
+            Reason.STORE_SLOW: f"{overdue}; the store is slower than its load, and all that is due"
+            f" has to wait: the oldest for {_span(self.held_back_s)}.",
             Reason.WAITING_FOR_PROCESSOR: f"{overdue}; a processor is to take it.",
         }
         return sentences[self.reason]
@@ -94,6 +102,7 @@ def explain(
         has_handler=task.type in types,
         has_processor=owner is not None,
         has_hint=has_hint is not False,
+        is_held_back=any(row.held_back_s for row in live),
     )
     return Explanation(
         task=task,
@@ -107,7 +116,13 @@ def explain(
 
 
 def _reason(
-    task: Task, *, is_due: bool, has_handler: bool, has_processor: bool, has_hint: bool
+    task: Task,
+    *,
+    is_due: bool,
+    has_handler: bool,
+    has_processor: bool,
+    has_hint: bool,
+    is_held_back: bool,
 ) -> Reason:
     if task.state in FINISHED:
         return Reason.COMPLETED if task.state is TaskState.COMPLETED else Reason.FAILED
@@ -121,4 +136,6 @@ def _reason(
         return Reason.NO_PROCESSOR
     if task.state is TaskState.RUNNING:
         return Reason.LEASE_OVER
-    return Reason.WAITING_FOR_PROCESSOR if has_hint else Reason.NO_HINT
+    if not has_hint:
+        return Reason.NO_HINT
+    return Reason.STORE_SLOW if is_held_back else Reason.WAITING_FOR_PROCESSOR

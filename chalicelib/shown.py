@@ -68,6 +68,7 @@ def explanation_json(explanation: Explanation) -> dict[str, object]:
                 "id": row.processor,
                 "kind": row.kind,
                 "seconds_since_beat": max(0, now_ms - row.beat_ms) / 1000,
+                "held_back_s": row.held_back_s,
             }
             for row in explanation.live
         ],

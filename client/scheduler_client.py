@@ -73,6 +73,7 @@ class Processor(TypedDict):
     id: str
     kind: str
     seconds_since_beat: float
+    held_back_s: int
 
 
 class Explanation(TypedDict):

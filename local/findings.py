@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Self
 from chalicelib.task import FINISHED, KILL_AFTER_S, LEASE_MS, START_WITHIN_S, UNFINISHED, Task
 
 EVENTS = frozenset({"claim", "start", "kill", "settle", "print"})
+STORE_EVENTS = frozenset({"slow", "keeps_up"})
+"""A process says that the store is slower than its load, and that this is over."""
 DEATH = "death"
 """A line that whoever ended a process may add: its pid and when, by the monotonic clock."""
 
@@ -47,6 +49,14 @@ class Event(NamedTuple):
 
 
 class Death(NamedTuple):
+    pid: int
+    at_s: float
+
+
+class Slow(NamedTuple):
+    """event: of STORE_EVENTS."""
+
+    event: str
     pid: int
     at_s: float
 
@@ -106,7 +116,10 @@ class Attempt:
 
 @dataclass
 class Findings:
-    """What a check found. Only breaches break the promise."""
+    """What a check found. Only breaches break the promise.
+
+    slow_s: how long each time lasted in which the store was slower than its load for a process.
+    """
 
     tasks: int = 0
     executions: int = 0
@@ -114,6 +127,7 @@ class Findings:
     late_starts: int = 0
     torn: int = 0
     unreadable: int = 0
+    slow_s: list[float] = field(default_factory=list)
     breaches: list[Breach] = field(default_factory=list)
     lateness_ms: list[int] = field(default_factory=list)
     recovery_s: list[float] = field(default_factory=list)
@@ -145,6 +159,8 @@ class Findings:
             "unreadable records": self.unreadable,
         }
         parts += [f"{count} {what}" for what, count in seldom.items() if count]
+        if self.slow_s:
+            parts.append(f"store slow {len(self.slow_s)} x, {sum(self.slow_s):.0f} s")
         return f"{'kept' if self.is_kept else 'BROKEN'}: " + ", ".join(parts)
 
 
@@ -163,6 +179,7 @@ class Evidence:
     tasks: Mapping[str, Task]
     now_ms: int
     deaths: Sequence[Death] = ()
+    slow: Sequence[Slow] = ()
     acknowledged: Collection[str] = ()
     lines: Sequence[str] | None = None
     unreadable: Collection[str] = ()
@@ -188,7 +205,27 @@ def judge(evidence: Evidence) -> Findings:
             _judge_history(histories[id], task, died_s, findings, evidence.recovered_within_s)
     if evidence.lines is not None:
         findings.breaches += _surplus_lines(evidence.lines, evidence)
+    findings.slow_s = list(_slow_times(evidence, died_s))
     return findings
+
+
+def _slow_times(evidence: Evidence, died_s: Mapping[int, Sequence[float]]) -> Iterator[float]:
+    """Times in which the store was slow for at least one process that lived."""
+    ends = [Slow("keeps_up", pid, at_s) for pid, all_s in died_s.items() for at_s in all_s]
+    since_s, slow_for = 0.0, set[int]()
+    for one in sorted([*evidence.slow, *ends], key=lambda one: one.at_s):
+        was_slow = bool(slow_for)
+        if one.event == "slow":
+            slow_for.add(one.pid)
+        else:
+            slow_for.discard(one.pid)
+        if slow_for and not was_slow:
+            since_s = one.at_s
+        if was_slow and not slow_for:
+            yield one.at_s - since_s
+    if slow_for:
+        last_s = max((event.at_s for event in evidence.events), default=since_s)
+        yield max(0.0, last_s - since_s)
 
 
 def _judge_history(

@@ -22,7 +22,7 @@ from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError, UnreadableTask
 from chalicelib.task import Task
-from local.findings import DEATH, Death, Event, Evidence, Findings, judge
+from local.findings import DEATH, STORE_EVENTS, Death, Event, Evidence, Findings, Slow, judge
 
 BEGINNING = '{"event": '
 BREACHES_SHOWN = 20
@@ -40,6 +40,7 @@ class Ledgers:
 
     events: list[Event] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
+    slow: list[Slow] = field(default_factory=list)
     torn: int = 0
 
     def read(self, path: Path) -> None:
@@ -62,6 +63,8 @@ class Ledgers:
     def _add(self, data: Any) -> None:
         if data["event"] == DEATH:
             self.deaths.append(Death(data["pid"], data["at_s"]))
+        elif data["event"] in STORE_EVENTS:
+            self.slow.append(Slow(data["event"], data["pid"], data["at_s"]))
         else:
             self.events.append(Event.of(data))
 
@@ -95,6 +98,7 @@ def verify(
         Evidence(
             events=read.events,
             deaths=read.deaths,
+            slow=read.slow,
             torn=read.torn,
             tasks=records.tasks,
             unreadable=records.unreadable,

@@ -23,6 +23,7 @@ from chalicelib.api import Api
 from chalicelib.config import Settings
 from chalicelib.handlers import HANDLERS
 from chalicelib.memory import MemoryStore, Tables
+from chalicelib.store import Pressure
 from chalicelib.task import LEASE_MS, Task, TaskState
 from tests.api_service import KEYS, NOW, NOW_MS, ROOT, Service, expect_error
 from tests.hostile_requests import HOSTILE, JSON, Hostile
@@ -553,7 +554,33 @@ def test_health_needs_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ready_asks_the_store(service: Service) -> None:
     response = service.http.get("/ready")
-    assert (response.status_code, response.json_body) == (200, {"status": "ok"})
+    expected = {"status": "ok", "store": "ok", "latency_ms": 0}
+    assert (response.status_code, response.json_body) == (200, expected)
+
+
+def test_ready_tells_that_the_store_is_slow(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Pressure(requests=1.5, latency_s=0.25, delay_s=0.2)
+    monkeypatch.setattr(service.store, "pressure", lambda: slow)
+    response = service.http.get("/ready")
+    expected = {"status": "ok", "store": "slow", "latency_ms": 250}
+    assert (response.status_code, response.json_body) == (200, expected)
+
+
+@pytest.mark.parametrize(("wait_s", "retry_after"), [(0.2, "1"), (3.2, "4"), (500.0, "30")])
+def test_a_busy_store_is_told_with_when_to_try_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch, wait_s: float, retry_after: str
+) -> None:
+    def busy(*arguments: object) -> None:
+        raise errors.StoreBusy("the line is long", wait_s=wait_s)
+
+    monkeypatch.setattr(service.store, "create", busy)
+    body = b'{"type": "Baz", "send_ts": "2030-01-01T00:00:00Z"}'
+    response = service.http.post("/task", headers=JSON, body=body)
+    expect_error(response, 503, "StoreBusy")
+    assert response.headers["Retry-After"] == retry_after
+    assert response.json_body["Details"] == {}, "it was not created: there is no id to look for"
 
 
 def test_the_service_is_made_once_and_verified_until_it_was_fit(

@@ -321,7 +321,7 @@ def test_explain_of_a_task_through_its_life(service: Service) -> None:
         "shard": shard_of(task_id, 16),
         "owner": "p",
         "hint_present": True,
-        "processors": [{"id": "p", "kind": "worker", "seconds_since_beat": 0.5}],
+        "processors": [{"id": "p", "kind": "worker", "seconds_since_beat": 0.5, "held_back_s": 0}],
         "attempts": [],
     }
 

@@ -6,7 +6,6 @@ has room: a node that is slow or dead holds nobody up as long as another one is 
 """
 
 import asyncio
-import heapq
 from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import count
@@ -24,10 +23,12 @@ RETRY_S = 0.02
 """Room can also come by time passing."""
 GIVE_UP_AFTER_S = 2.0
 OVERTAKEN_BY_S = 0.5
-"""An answer that has not come in GIVE_UP_AFTER_S is lost if what was sent so much later is
-answered; else it is only late."""
-
-
+"""An answer that has not come in GIVE_UP_AFTER_S is lost if the like that was sent so much later is
+answered, or if its node has been silent since and another one is not; else it is only late."""
+LATE_MAX_S = 4.0
+"""However late an answer is, after this the request may be sent again."""
+TROUBLE_S = 0.1
+"""A node is in trouble if it takes longer than twice as long as another, and this."""
 CLAIM_WITHIN_S = 1.5
 """With a store that takes longer to answer nothing is claimed: half of what a start may wait."""
 SETTLE_WITHIN_S = 3.0
@@ -109,7 +110,7 @@ class Gate:
         future: asyncio.Future[Turn] = self._loop.create_future()
         number = next(self._numbers)
         waiter = Waiter(order_s, number, future, prefers, rank, is_conditional)
-        heapq.heappush(self._line, waiter)
+        self._line.append(waiter)
         self.admit()
         try:
             return await future
@@ -122,15 +123,20 @@ class Gate:
 
     def admit(self) -> None:
         """Let in whom there is room for. Call it whenever a request has ended."""
-        while self._line:
-            first = self._line[0]
-            if not first.turn.done():
-                turn = self._turn(first.rank, first.order_s, first.prefers(), first.is_conditional)
-                if turn is None:
-                    self._admit_later()
-                    return
-                first.turn.set_result(turn)
-            heapq.heappop(self._line)
+        if not self._line:
+            return
+        left = []
+        for waiter in sorted(self._line):
+            if waiter.turn.done():
+                continue
+            turn = self._turn(waiter.rank, waiter.order_s, waiter.prefers(), waiter.is_conditional)
+            if turn is None:
+                left.append(waiter)
+            else:
+                waiter.turn.set_result(turn)
+        self._line = left
+        if left and self._retry is None:
+            self._retry = self._loop.call_later(RETRY_S, self._admit_again)
 
     def wait_s(self) -> float:
         """About how long the line is: for whoever joins it, until the answer."""
@@ -174,14 +180,20 @@ class Gate:
     ) -> Turn | None:
         now_s = self._loop.time()
         is_urgent, can_wait = rank is Rank.SETTLE, rank in CAN_WAIT and order_s > now_s
-        for peer in peers:
+        for peer in self._open_to(peers, is_conditional, now_s):
             if peer.limit.has_room(now_s, is_urgent=is_urgent, can_wait=can_wait):
                 return Turn(peer, peer.limit.ask(is_conditional, now_s))
         return None
 
-    def _admit_later(self) -> None:
-        if self._retry is None:
-            self._retry = self._loop.call_later(RETRY_S, self._admit_again)
+    def _open_to(self, peers: Sequence[Peer], is_conditional: bool, now_s: float) -> Sequence[Peer]:
+        """A conditional write keeps to the node that it prefers, unless that is in trouble."""
+        if not is_conditional or len(peers) == 1 or self._is_in_trouble(peers[0], peers, now_s):
+            return peers
+        return peers[:1]
+
+    def _is_in_trouble(self, peer: Peer, peers: Sequence[Peer], now_s: float) -> bool:
+        least_s = min(one.limit.waited_s(now_s) for one in peers)
+        return peer.limit.is_failing or peer.limit.waited_s(now_s) > 2 * least_s + TROUBLE_S
 
     def _admit_again(self) -> None:
         self._retry = None
@@ -194,11 +206,20 @@ class Gate:
 
     def _look(self) -> None:
         """Let nobody wait for what was lost."""
-        now_s, peers = self._loop.time(), self._nodes.all()
-        answered_s = max(peer.limit.answered_sent_s for peer in peers)
-        for peer in peers:
+        now_s = self._loop.time()
+        for peer in self._nodes.all():
             for asked in peer.limit.waiting(now_s - GIVE_UP_AFTER_S):
-                if answered_s >= asked.sent_s + OVERTAKEN_BY_S:
+                if self._is_lost(peer, asked, now_s):
                     peer.give_up(asked, f"no answer within {now_s - asked.sent_s:.1f} s")
             peer.limit.look(now_s)
         self.admit()
+
+    def _is_lost(self, peer: Peer, asked: Asked, now_s: float) -> bool:
+        if peer.limit.is_overtaken(asked, OVERTAKEN_BY_S) or now_s - asked.sent_s >= LATE_MAX_S:
+            return True
+        is_silent = peer.limit.answered_s < asked.sent_s
+        return is_silent and any(
+            self._is_in_trouble(peer, (peer, other), now_s)
+            for other in self._nodes.up()
+            if other is not peer and not other.limit.is_failing
+        )

@@ -71,8 +71,9 @@ class Limit:
         self.failures = 0
         self.reduced_s = -inf
         """When the size was last reduced."""
-        self.answered_s = self.answered_sent_s = -inf
-        """When the latest answer came, and when the latest request was sent that was answered."""
+        self.answered_s = -inf
+        """When the latest answer came."""
+        self._answered_sent_s: dict[Hashable, float] = {}
         self._asked: dict[Asked, None] = {}
         self._given_up: dict[Asked, None] = {}
         self._best = Best(slack_s)
@@ -123,7 +124,8 @@ class Limit:
         self._end(asked)
         self.failures = 0
         self.answered_s = now_s
-        self.answered_sent_s = max(self.answered_sent_s, asked.sent_s)
+        sent_s = max(asked.sent_s, self._answered_sent_s.get(asked.kind, -inf))
+        self._answered_sent_s[asked.kind] = sent_s
         latency_s = now_s - asked.sent_s
         best_s = self._best.seen(asked.kind, latency_s, now_s)
         usual_s = min(latency_s, LATENCY_MAX_S)
@@ -160,6 +162,12 @@ class Limit:
         self._given_up[asked] = None
         self._probe_s = now_s + self._probe_pause_s()
 
+    def back(self) -> None:
+        """The node, which had stopped to answer, answers: what was asked before is lost or done."""
+        self.failures = 0
+        for asked in list(self._given_up):
+            self._end(asked)
+
     def look(self, now_s: float) -> None:
         """Called now and then: forget what the node must be done with, although it never said so,
         and places that were not needed."""
@@ -169,6 +177,10 @@ class Limit:
         for asked in [a for a in self._given_up if now_s - a.sent_s >= DONE_AFTER_S]:
             self._end(asked)
             self._restart(now_s)
+
+    def is_overtaken(self, asked: Asked, by_s: float) -> bool:
+        """Whether a request of its kind that was sent so much later has been answered."""
+        return self._answered_sent_s.get(asked.kind, -inf) >= asked.sent_s + by_s
 
     def waiting(self, since_s: float) -> list[Asked]:
         """What was asked before then and is still waited for."""
@@ -184,8 +196,8 @@ class Limit:
         self._given_up.pop(asked, None)
 
     def _forget_overtaken(self, answered: Asked) -> None:
-        """Who asked later has been answered: the store is not working on these."""
-        for asked in list(self._given_up):
+        """Who asked the like later has been answered: the store is not working on these."""
+        for asked in [one for one in self._given_up if one.kind == answered.kind]:
             if asked.given_up_s is not None and asked.given_up_s < answered.sent_s:
                 self._end(asked)
 

@@ -25,7 +25,7 @@ from chalicelib.config import Settings
 log = logging.getLogger(__name__)
 
 REFRESH_S = 10.0
-LOOK_TIMEOUT_S = 3.0
+LOOK_TIMEOUT_S = 1.0
 SILENT_S = 1.0
 """A node that left a request unanswered, and answered nothing else for so long, is passed over
 until it answers a look."""
@@ -119,6 +119,8 @@ class Peer:
         except OSError as error:
             self._note(True, repr(error))
             return None
+        if self.is_down:
+            self.limit.back()
         self._note(False)
         return answer
 
