@@ -17,7 +17,7 @@ from email.utils import formatdate
 from typing import Any, cast
 
 from chalicelib.alternator import requests
-from chalicelib.alternator.requests import JsonObject, Request
+from chalicelib.alternator.requests import JsonObject
 from chalicelib.alternator.time_index import Indexes
 from chalicelib.task import Task
 from tests import profile
@@ -341,7 +341,3 @@ def opened(count: int = 1) -> list[VirtualNode]:
 
 def endpoint(node: VirtualNode) -> str:
     return f"http://{node.host}:{PORT}"
-
-
-def request_of(action: str, **body: Any) -> Request:
-    return Request(action, body)

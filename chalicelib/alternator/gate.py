@@ -12,7 +12,7 @@ from itertools import count
 from math import inf
 from typing import NamedTuple
 
-from chalicelib.alternator.limit import Asked
+from chalicelib.alternator.limit import OVERTAKEN_BY_S, Asked
 from chalicelib.alternator.nodes import Nodes, Peer
 from chalicelib.store import Pressure
 
@@ -22,9 +22,8 @@ REDUCED_FOR_S = 5.0
 RETRY_S = 0.02
 """Room can also come by time passing."""
 GIVE_UP_AFTER_S = 2.0
-OVERTAKEN_BY_S = 0.5
-"""An answer that has not come in GIVE_UP_AFTER_S is lost if the like that was sent so much later is
-answered, or if its node has been silent since and another one is not; else it is only late."""
+"""An answer that has not come by then is lost if what was sent later is answered, or if its node
+has been silent since and another one is not; else it is only late."""
 LATE_MAX_S = 4.0
 """However late an answer is, after this the request may be sent again."""
 TROUBLE_S = 0.1
@@ -140,15 +139,13 @@ class Gate:
 
     def wait_s(self) -> float:
         """About how long the line is: for whoever joins it, until the answer."""
-        now_s, peers = self._loop.time(), self._nodes.up()
-        awaited = [peer.limit.waited_s(now_s) for peer in peers]
-        rate = sum(
-            peer.limit.size / max(0.001, waited_s)
-            for peer, waited_s in zip(peers, awaited, strict=True)
-            if not peer.limit.is_failing
-        )
+        now_s = self._loop.time()
+        working = [peer.limit for peer in self._nodes.up() if not peer.limit.is_failing]
         ahead = sum(not waiter.turn.done() for waiter in self._line)
-        return min(awaited) + (ahead / rate if rate else float(ahead))
+        if not working:
+            return float(ahead)
+        rate = sum(limit.size / max(0.001, limit.latency_s) for limit in working)
+        return min(limit.waited_s(now_s) for limit in working) + ahead / rate
 
     def may_claim(self, claiming: int, held: int) -> bool:
         """See TaskQueue: whether one more claim would be answered in time, and can be settled."""
@@ -157,7 +154,7 @@ class Gate:
             if not peer.limit.is_failing:
                 waited_s = peer.limit.waited_s(now_s)
                 places += peer.limit.size
-                rate += peer.limit.size / max(0.001, waited_s)
+                rate += peer.limit.size / max(0.001, peer.limit.latency_s)
                 answer_s = min(answer_s, waited_s)
         if answer_s > CLAIM_WITHIN_S:
             return False
@@ -215,7 +212,8 @@ class Gate:
         self.admit()
 
     def _is_lost(self, peer: Peer, asked: Asked, now_s: float) -> bool:
-        if peer.limit.is_overtaken(asked, OVERTAKEN_BY_S) or now_s - asked.sent_s >= LATE_MAX_S:
+        is_overtaken = peer.limit.answered_sent_s >= asked.sent_s + OVERTAKEN_BY_S
+        if is_overtaken or now_s - asked.sent_s >= LATE_MAX_S:
             return True
         is_silent = peer.limit.answered_s < asked.sent_s
         return is_silent and any(

@@ -12,9 +12,6 @@ from collections.abc import Hashable
 from math import inf
 from random import Random
 
-START = 4.0
-"""Requests at once to begin with; doubled each round until answers take longer. What can wait never
-gets more places."""
 UNUSED_S = 2.0
 """What was not needed for so long is given up again, half of it each time: others may have come."""
 LEAST = 0.1
@@ -34,6 +31,11 @@ PROBE_PAUSE_MAX_S = 2.0
 """Between two probes; it doubles with each that fails, with full jitter above half."""
 LATENCY_MAX_S = 3.0
 """A longer one counts as this, so that what is usual is soon known again after an outage."""
+OVERTAKEN_BY_S = 0.5
+TRY_AFTER_S = 0.5
+TRY_MAX_S = 8.0
+"""With all places taken and no answer to anything, one more is tried after this, then after twice
+as long: it tells whether answers are lost or everything stands still."""
 DONE_AFTER_S = 10.0
 """Until then the store may still work on a request that was given up (its own timeout)."""
 SMOOTHING = 0.3
@@ -56,26 +58,28 @@ class Asked:
 class Limit:
     """Times are readings of the event loop's clock, in seconds.
 
-    slack_s: how much longer than at best an answer may take. most: requests at once, at most.
+    slack_s: how much longer than at best an answer may take. start: requests at once to begin with;
+    doubled each round until answers take longer; what can wait never gets more. most: at most.
     size: how many may be at the node at once. latency_s: of the latest answers. delay_s: by how
     much they took longer than at best.
     """
 
-    def __init__(self, slack_s: float, most: int, rng: Random) -> None:
+    def __init__(self, slack_s: float, start: int, most: int, rng: Random) -> None:
         self._slack_s = slack_s
         self._most = float(most)
         self._rng = rng
-        self.size = min(START, self._most)
+        self._start = min(float(start), self._most)
+        self.size = self._start
         self.latency_s = 0.0
         self.delay_s = 0.0
         self.failures = 0
         self.reduced_s = -inf
         """When the size was last reduced."""
-        self.answered_s = -inf
-        """When the latest answer came."""
-        self._answered_sent_s: dict[Hashable, float] = {}
+        self.answered_s = self.answered_sent_s = -inf
+        """When the latest answer came, and when the latest request was sent that was answered."""
         self._asked: dict[Asked, None] = {}
         self._given_up: dict[Asked, None] = {}
+        self._overtaken: dict[Asked, None] = {}
         self._best = Best(slack_s)
         self._is_starting = True
         self._round_s = -inf
@@ -84,8 +88,9 @@ class Limit:
         self._was_full = False
         self._full_s = -inf
         self._paused_until_s = -inf
-        self._probe_s = -inf
+        self._probe_s = self._tried_s = -inf
         self._probes_failed = 0
+        self._try_after_s = TRY_AFTER_S
 
     @property
     def outstanding(self) -> int:
@@ -96,24 +101,30 @@ class Limit:
     def is_failing(self) -> bool:
         return self.failures >= FAILURES_MAX
 
-    def waited_s(self, now_s: float) -> float:
-        """How long an answer takes, from what was answered and what has not been."""
+    def silent_s(self, now_s: float) -> float:
+        """For how long it has answered nothing, although something was asked."""
         oldest = next(iter(self._asked), None)
-        return self.latency_s if oldest is None else max(self.latency_s, now_s - oldest.sent_s)
+        return 0.0 if oldest is None else max(0.0, now_s - max(self.answered_s, oldest.sent_s))
+
+    def waited_s(self, now_s: float) -> float:
+        """How long an answer takes, from what was answered and from its silence."""
+        return max(self.latency_s, self.silent_s(now_s))
 
     def has_room(self, now_s: float, *, is_urgent: bool = False, can_wait: bool = False) -> bool:
         """Whether one more may be sent. is_urgent: it does not wait for a pause between two."""
-        awaited = len(self._asked) - len(self._given_up)
-        if self.is_failing or (self._given_up and not awaited):
+        if self.is_failing:
+            awaited = len(self._asked) - len(self._given_up)
             return not awaited and now_s >= self._probe_s
-        if can_wait and len(self._asked) >= START:
+        if can_wait and len(self._asked) >= self._start:
             return False
-        if len(self._asked) >= max(1, int(self.size)):
+        if self._is_full():
             self._fill(now_s)
-            return False
+            return now_s - max(self.answered_s, self._tried_s) >= self._try_after_s
         return is_urgent or now_s >= self._paused_until_s
 
     def ask(self, kind: Hashable, now_s: float) -> Asked:
+        if self._is_full():
+            self._tried_s, self._try_after_s = now_s, min(TRY_MAX_S, 2 * self._try_after_s)
         asked = Asked(kind, now_s)
         self._asked[asked] = None
         if len(self._asked) >= int(self.size):
@@ -123,9 +134,8 @@ class Limit:
     def answered(self, asked: Asked, now_s: float) -> None:
         self._end(asked)
         self.failures = 0
-        self.answered_s = now_s
-        sent_s = max(asked.sent_s, self._answered_sent_s.get(asked.kind, -inf))
-        self._answered_sent_s[asked.kind] = sent_s
+        self.answered_s, self._try_after_s = now_s, TRY_AFTER_S
+        self.answered_sent_s = max(asked.sent_s, self.answered_sent_s)
         latency_s = now_s - asked.sent_s
         best_s = self._best.seen(asked.kind, latency_s, now_s)
         usual_s = min(latency_s, LATENCY_MAX_S)
@@ -134,8 +144,7 @@ class Limit:
         if self.size < 1:
             pace_s = min(PACE_MAX_S, latency_s * (1 / self.size - 1))
             self._paused_until_s = now_s + pace_s
-        if self._given_up:
-            self._forget_overtaken(asked)
+        self._note_overtaken(asked)
         if asked.sent_s >= self._round_s:
             self._count(latency_s / (best_s + self._slack_s), now_s)
 
@@ -159,8 +168,10 @@ class Limit:
     def given_up(self, asked: Asked, now_s: float) -> None:
         """Nobody waits for its answer any more; the node still works on it."""
         asked.given_up_s = now_s
+        if asked not in self._asked:
+            self._end(asked)
+            return
         self._given_up[asked] = None
-        self._probe_s = now_s + self._probe_pause_s()
 
     def back(self) -> None:
         """The node, which had stopped to answer, answers: what was asked before is lost or done."""
@@ -171,21 +182,21 @@ class Limit:
     def look(self, now_s: float) -> None:
         """Called now and then: forget what the node must be done with, although it never said so,
         and places that were not needed."""
-        if self.size > START and now_s - self._full_s > UNUSED_S:
-            self.size = max(START, self.size / 2)
+        if self.size > self._start and now_s - self._full_s > UNUSED_S:
+            self.size = max(self._start, self.size / 2)
             self._is_starting = True
         for asked in [a for a in self._given_up if now_s - a.sent_s >= DONE_AFTER_S]:
             self._end(asked)
             self._restart(now_s)
 
-    def is_overtaken(self, asked: Asked, by_s: float) -> bool:
-        """Whether a request of its kind that was sent so much later has been answered."""
-        return self._answered_sent_s.get(asked.kind, -inf) >= asked.sent_s + by_s
-
     def waiting(self, since_s: float) -> list[Asked]:
         """What was asked before then and is still waited for."""
         old = itertools.takewhile(lambda asked: asked.sent_s <= since_s, self._asked)
-        return [asked for asked in old if asked.given_up_s is None]
+        lost = (asked for asked in self._overtaken if asked.sent_s <= since_s)
+        return [asked for asked in (*old, *lost) if asked.given_up_s is None]
+
+    def _is_full(self) -> bool:
+        return len(self._asked) >= max(1, int(self.size))
 
     def _fill(self, now_s: float) -> None:
         self._was_full = True
@@ -194,12 +205,18 @@ class Limit:
     def _end(self, asked: Asked) -> None:
         self._asked.pop(asked, None)
         self._given_up.pop(asked, None)
+        self._overtaken.pop(asked, None)
 
-    def _forget_overtaken(self, answered: Asked) -> None:
-        """Who asked the like later has been answered: the store is not working on these."""
-        for asked in [one for one in self._given_up if one.kind == answered.kind]:
-            if asked.given_up_s is not None and asked.given_up_s < answered.sent_s:
+    def _note_overtaken(self, answered: Asked) -> None:
+        """The like that was sent so much later has been answered: these need no place any more,
+        whatever became of them."""
+        until_s = answered.sent_s - OVERTAKEN_BY_S
+        old = list(itertools.takewhile(lambda asked: asked.sent_s <= until_s, self._asked))
+        for asked in old:
+            if asked.kind == answered.kind:
                 self._end(asked)
+                if asked.given_up_s is None:
+                    self._overtaken[asked] = None
 
     def _count(self, excess: float, now_s: float) -> None:
         """A round is as many answers as were asked at once, to requests sent since the last one.

@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 EXAMINED_MAX = 2_000
 DIRECTORY_PAGE = 200
-PARALLEL_QUERIES = 8
+PARALLEL_QUERIES = 16
 
 
 class AlternatorTaskStore:

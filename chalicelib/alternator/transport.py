@@ -28,16 +28,18 @@ from chalicelib.store import Pressure
 class Manners:
     """How a process shares the store with others.
 
-    slack_s: how long its requests may wait in a queue at the store. line_max_s: whoever would wait
-    for longer here is turned away at once; None: everybody waits as long as it has time.
+    slack_s: how long its requests may wait in a queue at the store. start: how many are sent at
+    once before more is known. line_max_s: whoever would wait for longer here is turned away at
+    once; None: everybody waits as long as it has time.
     """
 
     slack_s: float
+    start: int
     line_max_s: float | None
 
 
-PROCESSOR = Manners(slack_s=0.1, line_max_s=None)
-VIEWS = Manners(slack_s=0.25, line_max_s=2.0)
+PROCESSOR = Manners(slack_s=0.1, start=2, line_max_s=None)
+VIEWS = Manners(slack_s=0.25, start=16, line_max_s=2.0)
 """Somebody waits for the answer: views may go before processors, up to a point."""
 
 
@@ -60,9 +62,12 @@ class Transport:
         clock: Clock,
         refresh_s: float = REFRESH_S,
         manners: Manners = PROCESSOR,
+        rng: Random | None = None,
     ) -> Self:
-        """Call inside a running event loop; close() ends it. refresh_s: see Nodes."""
-        new_limit = partial(Limit, manners.slack_s, 2 * settings.batch_size, Random())
+        """Call inside a running event loop; close() ends it. refresh_s: see Nodes. rng: spreads
+        the probes of a node that fails."""
+        rng = rng or Random()
+        new_limit = partial(Limit, manners.slack_s, manners.start, 2 * settings.batch_size, rng)
         nodes = Nodes(settings, tls.context(settings), new_limit, refresh_s)
         return cls(nodes, Gate(nodes, manners.line_max_s), clock)
 
