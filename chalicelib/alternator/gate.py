@@ -12,6 +12,7 @@ from itertools import count
 from math import inf
 from typing import NamedTuple
 
+from chalicelib.alternator.connection import NotConnected
 from chalicelib.alternator.limit import OVERTAKEN_BY_S, Asked
 from chalicelib.alternator.nodes import Nodes, Peer
 from chalicelib.store import Pressure
@@ -92,6 +93,11 @@ class Gate:
         self._looking = asyncio.create_task(self._look_often())
 
     async def close(self) -> None:
+        """Whoever waits is told NotConnected."""
+        for waiter in self._line:
+            if not waiter.turn.done():
+                waiter.turn.set_exception(NotConnected("this client was closed"))
+        self._line = []
         self._looking.cancel()
         await asyncio.gather(self._looking, return_exceptions=True)
         if self._retry is not None:
@@ -114,7 +120,7 @@ class Gate:
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
+            if future.done() and not future.cancelled() and future.exception() is None:
                 peer, asked = future.result()
                 peer.limit.unsent(asked)
                 self.admit()
