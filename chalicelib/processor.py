@@ -162,7 +162,7 @@ class Processor:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._claiming = self._claims = self._claims_before = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._is_clock_off = False
+        self._is_clock_off = self._is_slow = False
         self._reported: set[str] = set()
         self._tell_again_s = -math.inf
 
@@ -286,7 +286,7 @@ class Processor:
         fresh, now_s = await self._surely_live(), self._clock.monotonic_s()
         near = fleet.nearest(self._shards, fresh, FOREIGN_NEAREST)
         calm = self._fleet.slow(IDLE_BEAT_INTERVAL_S).intersection(fresh)
-        spared = set(fresh) if self._queue.pressure().is_slow else set()
+        spared = set(fresh) if self._is_slow else set()
 
         def is_time(shard: int, owner: str) -> bool:
             if owner not in calm:
@@ -409,8 +409,8 @@ class Processor:
 
     async def _flush(self) -> None:
         """What is due comes before what can be cleaned up later, and then in full batches."""
-        now_s = self._clock.monotonic_s()
-        if self._queue.pressure().is_slow and now_s < self._flushed_s + CLEAN_SLOW_S:
+        now_s, self._is_slow = self._clock.monotonic_s(), self._queue.pressure().is_slow
+        if self._is_slow and now_s < self._flushed_s + CLEAN_SLOW_S:
             return
         self._flushed_s = now_s
         is_busy = self._backlog() > self._settings.batch_size
@@ -473,7 +473,7 @@ class Processor:
         finally:
             del self._running[hint.id]
         if again is None:
-            self._linger(hint, SLOW_LINGER_S if self._queue.pressure().is_slow else LINGER_S)
+            self._linger(hint, SLOW_LINGER_S if self._is_slow else LINGER_S)
         else:
             self._again(hint, again.at_ms)
         self._fill()

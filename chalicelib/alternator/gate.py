@@ -6,6 +6,7 @@ has room: a node that is slow or dead holds nobody up as long as another one is 
 """
 
 import asyncio
+import bisect
 from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import count
@@ -48,9 +49,6 @@ class Rank(Enum):
     CLEAN = 4.0
 
 
-CAN_WAIT = frozenset({Rank.READ, Rank.CLEAN})
-
-
 class TooLong(Exception):
     """The line is too long. wait_s: for about how long."""
 
@@ -76,6 +74,10 @@ class Waiter(NamedTuple):
     rank: Rank
     is_conditional: bool
 
+    @property
+    def can_wait(self) -> bool:
+        return self.rank is Rank.READ or self.rank is Rank.CLEAN
+
 
 class Gate:
     """Call inside a running event loop; close() ends it.
@@ -87,6 +89,7 @@ class Gate:
         self._nodes = nodes
         self._line_max_s = line_max_s
         self._line: list[Waiter] = []
+        self._later: list[Waiter] = []
         self._numbers = count()
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
@@ -94,10 +97,10 @@ class Gate:
 
     async def close(self) -> None:
         """Whoever waits is told NotConnected."""
-        for waiter in self._line:
+        for waiter in (*self._line, *self._later):
             if not waiter.turn.done():
                 waiter.turn.set_exception(NotConnected("this client was closed"))
-        self._line = []
+        self._line, self._later = [], []
         self._looking.cancel()
         await asyncio.gather(self._looking, return_exceptions=True)
         if self._retry is not None:
@@ -107,15 +110,15 @@ class Gate:
         self, rank: Rank, prefers: Callable[[], Sequence[Peer]], *, is_conditional: bool
     ) -> Turn:
         """Wait for a place; who has one asks its peer. Raises TooLong."""
+        future: asyncio.Future[Turn] = self._loop.create_future()
         order_s = self._loop.time() + rank.value
-        if not self._line and (turn := self._turn(rank, order_s, prefers(), is_conditional)):
+        waiter = Waiter(order_s, next(self._numbers), future, prefers, rank, is_conditional)
+        line = self._later if waiter.can_wait else self._line
+        if not (self._line or line) and (turn := self._turn(waiter)):
             return turn
         if self._line_max_s is not None and (wait_s := self.wait_s()) > self._line_max_s:
             raise TooLong(wait_s)
-        future: asyncio.Future[Turn] = self._loop.create_future()
-        number = next(self._numbers)
-        waiter = Waiter(order_s, number, future, prefers, rank, is_conditional)
-        self._line.append(waiter)
+        bisect.insort(line, waiter)
         self.admit()
         try:
             return await future
@@ -128,20 +131,32 @@ class Gate:
 
     def admit(self) -> None:
         """Let in whom there is room for. Call it whenever a request has ended."""
-        if not self._line:
+        if not (self._line or self._later):
             return
-        left = []
-        for waiter in sorted(self._line):
+        now_s = self._loop.time()
+        while self._later and self._later[0].order_s <= now_s:
+            bisect.insort(self._line, self._later.pop(0))
+        self._line = self._left_of(self._line)
+        if not self._line:
+            self._later = self._left_of(self._later)
+        if (self._line or self._later) and self._retry is None:
+            self._retry = self._loop.call_later(RETRY_S, self._admit_again)
+
+    def _left_of(self, line: list[Waiter]) -> list[Waiter]:
+        """Let in whom there is room for; the others. With one node, nobody passes by another."""
+        left: list[Waiter] = []
+        has_choice = len(self._nodes.up()) > 1
+        for place, waiter in enumerate(line):
             if waiter.turn.done():
                 continue
-            turn = self._turn(waiter.rank, waiter.order_s, waiter.prefers(), waiter.is_conditional)
-            if turn is None:
+            turn = self._turn(waiter)
+            if turn is not None:
+                waiter.turn.set_result(turn)
+            elif has_choice and not waiter.can_wait:
                 left.append(waiter)
             else:
-                waiter.turn.set_result(turn)
-        self._line = left
-        if left and self._retry is None:
-            self._retry = self._loop.call_later(RETRY_S, self._admit_again)
+                return left + line[place:]
+        return left
 
     def wait_s(self) -> float:
         """About how long the line is: for whoever joins it, until the answer."""
@@ -178,12 +193,11 @@ class Gate:
             is_failing=not working,
         )
 
-    def _turn(
-        self, rank: Rank, order_s: float, peers: Sequence[Peer], is_conditional: bool
-    ) -> Turn | None:
-        now_s = self._loop.time()
-        is_urgent, can_wait = rank is Rank.SETTLE, rank in CAN_WAIT and order_s > now_s
-        for peer in self._open_to(peers, is_conditional, now_s):
+    def _turn(self, waiter: Waiter) -> Turn | None:
+        now_s, is_conditional = self._loop.time(), waiter.is_conditional
+        is_urgent = waiter.rank is Rank.SETTLE
+        can_wait = waiter.can_wait and waiter.order_s > now_s
+        for peer in self._open_to(waiter.prefers(), is_conditional, now_s):
             if peer.limit.has_room(now_s, is_urgent=is_urgent, can_wait=can_wait):
                 return Turn(peer, peer.limit.ask(is_conditional, now_s))
         return None

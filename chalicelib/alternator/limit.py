@@ -211,6 +211,9 @@ class Limit:
         """The like that was sent so much later has been answered: these need no place any more,
         whatever became of them."""
         until_s = answered.sent_s - OVERTAKEN_BY_S
+        oldest = next(iter(self._asked), None)
+        if oldest is None or oldest.sent_s > until_s:
+            return
         old = list(itertools.takewhile(lambda asked: asked.sent_s <= until_s, self._asked))
         for asked in old:
             if asked.kind == answered.kind:
