@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +69,8 @@ def verify(client: Client, prefix: str = "") -> None:
 
     Raises StoreUnavailable when the store does not answer.
     """
-    for table in TABLES:
-        verify_table(client, table, prefix)
+    with ThreadPoolExecutor(len(TABLES)) as pool:
+        list(pool.map(lambda table: verify_table(client, table, prefix), TABLES))
 
 
 def verify_table(client: Client, table: Table, prefix: str = "") -> None:
