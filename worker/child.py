@@ -29,6 +29,7 @@ from chalicelib.processor import Processor
 log = logging.getLogger(__name__)
 
 STORE_WAIT_S = 0.5
+STORE_PATIENCE_S = 3.0
 PARENT_LOOK_S = 0.2
 TURN_NOTED_EVERY_S = 1.0
 COLLECT_AFTER = 10_000
@@ -52,7 +53,7 @@ def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bo
     Raises StoreMismatch if they do not fit, InvalidSetting if our credentials are refused.
     """
     told = ""
-    with closing(Client.connect(settings, clock, patience_s=STORE_WAIT_S)) as client:
+    with closing(Client.connect(settings, clock, patience_s=STORE_PATIENCE_S)) as client:
         while not is_stopped():
             try:
                 tables.verify(client, settings.table_prefix)

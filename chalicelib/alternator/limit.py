@@ -119,7 +119,7 @@ class Limit:
             return False
         if self._is_full():
             self._fill(now_s)
-            return now_s - max(self.answered_s, self._tried_s) >= self._try_after_s
+            return min(self.silent_s(now_s), now_s - self._tried_s) >= self._try_after_s
         return is_urgent or now_s >= self._paused_until_s
 
     def ask(self, kind: Hashable, now_s: float) -> Asked:
