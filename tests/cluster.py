@@ -49,11 +49,15 @@ class Cluster:
         return self.start("-m", "worker", *options)
 
     def env(self) -> dict[str, str]:
-        return os.environ | {
-            "ALTERNATOR_ENDPOINTS": self.settings.endpoints[0],
-            "TABLE_PREFIX": self.settings.table_prefix,
-            "SHARDS": str(self.settings.shards),
-        }
+        return service_env(self.settings)
+
+    def end(self) -> None:
+        """Kill what was started here; nothing that was under it writes any more either."""
+        family = [pid for process in self.processes for pid in children_of(process.pid)]
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.wait_for(lambda: not any(map(is_there, family)), 5)
 
     def lines(self) -> list[str]:
         texts = [path.read_text() for path in sorted(self.folder.glob("*.out"))]
@@ -101,6 +105,19 @@ class Cluster:
     def wait_ready(self, processors: int) -> None:
         """Until so many processors beat their hearts."""
         self.wait_for(lambda: len(self.store.heartbeats()) >= processors, 20)
+
+
+def service_env(settings: Settings) -> dict[str, str]:
+    """The environment of a process of the service with these settings."""
+    return os.environ | {
+        "ALTERNATOR_ENDPOINTS": ",".join(settings.endpoints),
+        "ALTERNATOR_USER": settings.user,
+        "ALTERNATOR_SECRET": settings.secret,
+        "ALTERNATOR_SECRET_FILE": "",
+        "ALTERNATOR_CA_FILE": settings.ca_file or "",
+        "TABLE_PREFIX": settings.table_prefix,
+        "SHARDS": str(settings.shards),
+    }
 
 
 def children_of(pid: int) -> list[int]:

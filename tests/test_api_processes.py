@@ -1,7 +1,6 @@
 """Two API processes behind one engine."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,10 +15,10 @@ import requests
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.config import Settings
 from chalicelib.store import TaskFilter
+from tests.cluster import ROOT, service_env
 from tests.conftest import free_port, wait_for_port
 from tests.fakes import FakeClock
 
-ROOT = Path(__file__).parent.parent
 KEYS = 1_000
 SESSIONS = threading.local()
 
@@ -29,18 +28,16 @@ pytestmark = pytest.mark.wall_clock
 @pytest.fixture
 def apis(settings: Settings, client: Any, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """The addresses of two processes of `chalice local` on tables of this test's own."""
-    environment = {
-        **os.environ,
-        "ALTERNATOR_ENDPOINTS": settings.endpoints[0],
-        "TABLE_PREFIX": settings.table_prefix,
-        "SHARDS": str(settings.shards),
-    }
     ports = [free_port(), free_port()]
     command = [str(Path(sys.executable).with_name("chalice")), "local", "--no-autoreload"]
     with (tmp_path / "log").open("w") as log:
         processes = [
             subprocess.Popen(
-                [*command, f"--port={port}"], cwd=ROOT, env=environment, stdout=log, stderr=log
+                [*command, f"--port={port}"],
+                cwd=ROOT,
+                env=service_env(settings),
+                stdout=log,
+                stderr=log,
             )
             for port in ports
         ]

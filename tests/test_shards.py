@@ -45,9 +45,7 @@ def rollouts(settings: Settings, client: Client, tmp_path: Path) -> Iterator[lis
     store = AlternatorTaskStore(client, SystemClock(), prefix=settings.table_prefix)
     first = Rollout(settings, store, tmp_path)
     yield [first.with_shards(client, shards) for shards in STEPS]
-    for process in first.processes:
-        process.kill()
-        process.wait()
+    first.end()
 
 
 def listed(rollout: Rollout, state: TaskState | None = None) -> Counter[str]:

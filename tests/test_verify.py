@@ -1,7 +1,6 @@
 """The checker: it keeps quiet about what is right, and finds each kind of breach."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,12 +15,11 @@ from chalicelib.config import Settings
 from chalicelib.task import Task
 from local import verify
 from local.findings import Death, Event, Evidence, Findings, judge, percentile
+from tests.cluster import ROOT, service_env
 from tests.fakes import NOON_MS, Ids, new_task
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-
-ROOT = Path(__file__).parent.parent
 
 
 class History:
@@ -362,14 +360,10 @@ def store_task(client: "DynamoDBClient", settings: Settings, task: Task) -> None
 
 
 def run(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    env = os.environ | {
-        "ALTERNATOR_ENDPOINTS": settings.endpoints[0],
-        "TABLE_PREFIX": settings.table_prefix,
-    }
     return subprocess.run(
         [sys.executable, "-m", "local", "verify", *arguments],
         cwd=ROOT,
-        env=env,
+        env=service_env(settings),
         capture_output=True,
         text=True,
     )
