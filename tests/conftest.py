@@ -1,11 +1,14 @@
 """Engines and stores that tests can ask for."""
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
-import zlib
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -18,9 +21,13 @@ from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock, pause
 from chalicelib.config import Settings
+from chalicelib.errors import InvalidSetting, SchedulerError
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.store import TaskQueue, TaskStore
 from local.engine import binary
+from local.processes import StartFailed
+from tests import engine as engines
+from tests.engine import Elsewhere, Engine
 from tests.fakes import FakeClock, Ids
 from tests.profile import CheckedTransport
 from tests.wires import BotoWire
@@ -29,22 +36,93 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
+RUN = pytest.StashKey[str]()
+"""What the names of all tables begin with that this run makes where ENGINE_URL leads."""
+UNDER_WAY_S = 2.0
+"""A table whose creation was interrupted is there after this."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test runs, the engine that ENGINE_URL names must answer."""
+    if hasattr(config, "workerinput"):
+        config.stash[RUN] = config.workerinput["run"]
+        return
+    config.stash[RUN] = f"test_{uuid.uuid4().hex[:8]}_"
+    try:
+        if settings := engines.named(os.environ):
+            engines.must_answer(settings)
+            # As Ctrl-C: what was made there is deleted.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except InvalidSetting as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of xdist which run it belongs to."""
+    node.workerinput["run"] = node.config.stash[RUN]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """When all processes of the run have ended, however it ended, its tables are deleted."""
+    try:
+        return (yield)
+    finally:
+        settings = engines.named(os.environ)
+        if settings and not hasattr(session.config, "workerinput"):
+            _leave_nothing(settings, session)
+
+
+def _leave_nothing(settings: Settings, session: pytest.Session) -> None:
+    prefix = session.config.stash[RUN]
+    if session.exitstatus == pytest.ExitCode.INTERRUPTED:
+        pause(UNDER_WAY_S)
+    try:
+        engines.drop(settings, prefix)
+    except SchedulerError as error:
+        text = f"tables {prefix}* are left at ENGINE_URL={settings.endpoints[0]}: {error}"
+        pytest.exit(text, returncode=pytest.ExitCode.INTERNAL_ERROR)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Whoever names another engine need not have the embedded one."""
+    if item.get_closest_marker("own_engine") and os.environ.get("ENGINE_URL"):
+        try:
+            binary()
+        except StartFailed as error:
+            pytest.skip(f"it starts an engine of its own: {error}")
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def engine_url() -> Iterator[str]:
-    """An embedded engine in memory, one for the session."""
+@contextmanager
+def embedded_engine() -> Iterator[str]:
+    """The URL of an embedded engine in memory, which ends with the block."""
     port = free_port()
     command = [binary(), "serve", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_port(port)
-    yield f"http://127.0.0.1:{port}"
-    process.kill()
-    process.wait()
+    try:
+        wait_for_port(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
+    """The one that ENGINE_URL names, else an embedded one, one for the session."""
+    if settings := engines.named(os.environ):
+        worker = getattr(pytestconfig, "workerinput", {"workerid": "main"})["workerid"]
+        yield Elsewhere(settings, f"{pytestconfig.stash[RUN]}{worker}_")
+        return
+    with embedded_engine() as url:
+        yield Engine(Settings(endpoints=(url,)))
 
 
 def wait_for_port(port: int) -> None:
@@ -77,10 +155,11 @@ class QueueKit(StoreKit):
 
 
 @pytest.fixture
-def settings(engine_url: str, request: pytest.FixtureRequest) -> Settings:
-    """Settings for tables of this test's own."""
-    prefix = f"t{zlib.crc32(request.node.nodeid.encode())}_"
-    return Settings(endpoints=(engine_url,), table_prefix=prefix, shards=4)
+def settings(engine: Engine, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """Settings for tables that no other test uses meanwhile; `client` makes them."""
+    is_own = request.node.get_closest_marker("own_tables") is not None
+    with engine.place(request.node.nodeid, is_own=is_own) as prefix:
+        yield replace(engine.settings, table_prefix=prefix, shards=4)
 
 
 @pytest.fixture
@@ -106,11 +185,11 @@ def wire(settings: Settings) -> Iterator[TransportThread]:
 
 
 @pytest.fixture
-def client(wire: TransportThread, settings: Settings) -> Client:
-    """The service's client on the engine, with the tables created."""
+def client(wire: TransportThread, settings: Settings, engine: Engine) -> Iterator[Client]:
+    """The service's client on the engine, with the tables created, and nothing in them."""
     client = Client(wire, SystemClock())
-    tables.create(client, settings.table_prefix)
-    return client
+    with engine.tables(client, settings.table_prefix):
+        yield client
 
 
 @pytest.fixture

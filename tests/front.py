@@ -16,8 +16,11 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from chalicelib.alternator.signature import API, CONTENT_TYPE
+from chalicelib.config import Settings
+
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
-HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
+HOP_BY_HOP = {"connection", "content-length", "keep-alive", "transfer-encoding"}
 
 Check = Callable[[web.BaseRequest, bytes], str | None]
 
@@ -35,13 +38,13 @@ class Seen:
 class Front:
     """What the nodes do and saw.
 
-    listing: what `GET /localnodes` answers, as status and body; lists: which addresses a host
-    answers with instead. frozen: hosts that take requests
-    and never answer. check: the error to answer a request with, as `code` or `code: message`,
-    None to let it pass.
+    engine: where requests go on to, and who signs them there. listing: what `GET /localnodes`
+    answers, as status and body; lists: which addresses a host answers with instead. frozen: hosts
+    that take requests and never answer. check: the error to answer a request with, as `code` or
+    `code: message`, None to let it pass.
     """
 
-    engine: str
+    engine: Settings
     scheme: str
     listing: tuple[int, bytes] = (200, json.dumps(HOSTS).encode())
     lists: dict[str, list[str]] = field(default_factory=dict)
@@ -106,10 +109,11 @@ class Front:
             code, _, message = refusal.partition(": ")
             error = {"__type": f"com.amazon.coral.service#{code}", "message": message or "no"}
             return web.json_response(error, status=400)
-        headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP}
+        # Signed anew: whom the nodes believe, the engine need not know.
+        headers = signed_headers(self.engine, operation, body)
         async with (
             aiohttp.ClientSession(auto_decompress=False) as session,
-            session.post(self.engine, data=body, headers=headers) as answer,
+            session.post(self.engine.endpoints[0], data=body, headers=headers) as answer,
         ):
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP}
             return web.Response(status=answer.status, body=await answer.read(), headers=kept)
@@ -120,13 +124,21 @@ class Front:
     def end(self, thread: threading.Thread) -> None:
         for host in list(self._runners):
             self.stop(host)
+        self.run(self._end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         thread.join(10)
         self._loop.close()
 
+    async def _end_tasks(self) -> None:
+        """Whoever connected while its node was being stopped is left no connection either."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
 
 @contextmanager
-def front(engine: str, *hosts: str, tls: ssl.SSLContext | None = None) -> Iterator[Front]:
+def front(engine: Settings, *hosts: str, tls: ssl.SSLContext | None = None) -> Iterator[Front]:
     """Nodes at these addresses, all at one port."""
     nodes = Front(engine, "https" if tls else "http", tls=tls)
     thread = threading.Thread(target=nodes.serve, daemon=True)
@@ -135,6 +147,15 @@ def front(engine: str, *hosts: str, tls: ssl.SSLContext | None = None) -> Iterat
         nodes.start(host)
     yield nodes
     nodes.end(thread)
+
+
+def signed_headers(settings: Settings, operation: str, body: bytes) -> dict[str, str]:
+    """Those of a request to the first endpoint, by its user."""
+    headers = {"Content-Type": CONTENT_TYPE, "X-Amz-Target": f"{API}.{operation}"}
+    request = AWSRequest("POST", f"{settings.endpoints[0]}/", headers=headers, data=body)
+    credentials = Credentials(settings.user, settings.secret)
+    SigV4Auth(credentials, "dynamodb", settings.region).add_auth(request)
+    return dict(request.headers.items())
 
 
 def signature_check(user: str, secret: str) -> Check:

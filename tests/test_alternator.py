@@ -31,7 +31,9 @@ from chalicelib.errors import (
 )
 from chalicelib.store import Hint, Refused, TaskFilter
 from chalicelib.task import LEASE_MS, Attempt, Outcome, Task, TaskState, shard_of
+from tests.engine import Engine
 from tests.fakes import NOON_MS, FakeClock, Ids, new_task
+from tests.front import HOSTS, Front, front
 from tests.profile import CheckedTransport
 from tests.wires import BotoWire, FaultyWire
 
@@ -168,6 +170,7 @@ def test_missing_permission_is_none_of_the_credentials(
     assert not outcome.is_refusal(raised.value), "a grant mends it while we wait"
 
 
+@pytest.mark.own_tables
 def test_missing_table_is_named(
     store: AlternatorTaskStore, raw_client: "DynamoDBClient", settings: Settings
 ) -> None:
@@ -859,12 +862,11 @@ def test_transport_names_what_went_wrong(
 
 
 def test_dead_node_is_unanswered_and_the_next_one_is_asked(
-    settings: Settings, clock: FakeClock
+    engine: Engine, clock: FakeClock
 ) -> None:
-    async def ask() -> tuple[int, int]:
+    async def ask(nodes: Front) -> tuple[int, int]:
         answers, failures = 0, 0
-        urls = (settings.endpoints[0], "http://127.0.0.1:9")
-        both = Settings(endpoints=urls, table_prefix=settings.table_prefix)
+        both = Settings(endpoints=(nodes.url(), "http://127.0.0.1:9"))
         transport = Transport.open(both, clock)
         request = Request("ListTables", {})
         for attempt in range(40):
@@ -878,7 +880,9 @@ def test_dead_node_is_unanswered_and_the_next_one_is_asked(
         await transport.close()
         return answers, failures
 
-    assert asyncio.run(ask()) == (39, 1), "it is asked once, and then passed over"
+    with front(engine.settings, HOSTS[0]) as nodes:
+        nodes.listing = (200, b"[]")
+        assert asyncio.run(ask(nodes)) == (39, 1), "it is asked once, and then passed over"
 
 
 # Keys

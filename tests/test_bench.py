@@ -23,6 +23,7 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.mark.own_engine
 def test_a_known_sequence_is_counted_as_it_is() -> None:
     with machine.engine() as engine, proxy.counting(engine.port) as edge:
         chains = [[lean.encoded(requests.get("tasks", str(n)))] * 3 for n in range(5)]
@@ -35,6 +36,7 @@ def test_a_known_sequence_is_counted_as_it_is() -> None:
         assert edge.now() == Counter({"GetItem": 15, "PutItem": 1, "-": 1})
 
 
+@pytest.mark.own_engine
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_lean_client_does_what_processors_do(processes: int) -> None:
     """Its claims, completions and deletions leave what a worker leaves."""
@@ -60,6 +62,7 @@ def test_the_lean_client_does_what_processors_do(processes: int) -> None:
         assert sorted(left) == sorted(row.at for task in done for row in indexes.rows(task))
 
 
+@pytest.mark.own_engine
 def test_the_lean_client_refuses_what_the_engine_refuses() -> None:
     with machine.engine() as engine:
         absent = requests.delete("tasks", "absent", now_ms=0, token="")
@@ -67,6 +70,7 @@ def test_the_lean_client_refuses_what_the_engine_refuses() -> None:
             lean.send(engine.port, [[lean.encoded(absent)]])
 
 
+@pytest.mark.own_engine
 def test_a_run_of_workers_is_counted_whole() -> None:
     outcome = drive.burst(Options(), 2, 50, counted=True)
     assert {task.state for task in outcome.tasks} == {TaskState.COMPLETED}
@@ -78,6 +82,7 @@ def test_a_run_of_workers_is_counted_whole() -> None:
     assert all(late >= 0 for late in outcome.lateness_ms)
 
 
+@pytest.mark.own_engine
 @pytest.mark.parametrize(
     ("parts", "names"),
     [
@@ -96,6 +101,7 @@ def test_a_small_run_writes_every_row(parts: list[str], names: list[str], tmp_pa
     assert {"cores", "load_average", "python", "parts", "seconds"} <= data["about"].keys()
 
 
+@pytest.mark.own_engine
 def test_a_create_is_two_requests() -> None:
     (counted, cpu) = bench.PARTS["create"](Options(tasks=50))
     sent = counted.details["requests"]

@@ -25,6 +25,7 @@ from local.processes import Program, Repeated, Signals, StartFailed, Stopping, S
 from local.run import _data_is_ours
 from local.settings import ROOT, LocalSettings
 from tests.conftest import free_port
+from tests.engine import Engine
 from tests.fakes import NOON_MS, FakeClock
 from tests.front import HOSTS, Front, front, permission_check
 
@@ -516,6 +517,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 
 @linux_only
+@pytest.mark.own_engine
 @pytest.mark.wall_clock
 def test_one_command_runs_tasks_and_a_restart_loses_none(start: Callable[..., Run]) -> None:
     run = start()
@@ -534,6 +536,7 @@ def test_one_command_runs_tasks_and_a_restart_loses_none(start: Callable[..., Ru
 
 
 @linux_only
+@pytest.mark.own_engine
 @pytest.mark.wall_clock
 def test_the_tick_alone_runs_tasks(start: Callable[..., Run]) -> None:
     run = start(WORKERS="0")
@@ -544,6 +547,7 @@ def test_the_tick_alone_runs_tasks(start: Callable[..., Run]) -> None:
 
 
 @linux_only
+@pytest.mark.own_engine
 @pytest.mark.wall_clock
 def test_it_ends_in_time_without_its_engine(start: Callable[..., Run]) -> None:
     run = start(TICK="off")
@@ -554,6 +558,7 @@ def test_it_ends_in_time_without_its_engine(start: Callable[..., Run]) -> None:
 
 
 @linux_only
+@pytest.mark.own_engine
 @pytest.mark.wall_clock
 def test_an_engine_that_dies_comes_back_with_its_tasks(start: Callable[..., Run]) -> None:
     run = start(TICK="off")
@@ -585,8 +590,8 @@ def make_tables(nodes: Front, settings: Settings) -> "subprocess.CompletedProces
 
 
 @pytest.fixture
-def nodes(engine_url: str) -> Iterator[Front]:
-    with front(engine_url, HOSTS[0]) as nodes:
+def nodes(engine: Engine) -> Iterator[Front]:
+    with front(engine.settings, HOSTS[0]) as nodes:
         nodes.lists[HOSTS[0]] = [HOSTS[0]]
         nodes.check = permission_check({"SELECT", "MODIFY"})
         yield nodes
@@ -606,6 +611,7 @@ def test_tables_that_are_there_need_no_permission_to_create_any(
     assert run.end() == 0
 
 
+@pytest.mark.own_tables
 @pytest.mark.wall_clock
 def test_permission_to_create_tables_that_is_missing_is_told_as_such(
     nodes: Front, settings: Settings

@@ -28,6 +28,7 @@ from deploy.options import Options
 from deploy.provision import Unprovisioned
 from tests.cluster import ROOT
 from tests.conftest import free_port
+from tests.engine import Engine
 from tests.front import HOSTS, Front, front
 
 if TYPE_CHECKING:
@@ -172,8 +173,8 @@ def given(*words: str) -> argparse.Namespace:
 
 
 @pytest.fixture
-def site(engine_url: str, settings: Settings, wire: TransportThread) -> Iterator[Site]:
-    with front(engine_url, *HOSTS) as nodes:
+def site(engine: Engine, settings: Settings, wire: TransportThread) -> Iterator[Site]:
+    with front(engine.settings, *HOSTS) as nodes:
         env = {"ALTERNATOR_ENDPOINTS": nodes.url(), "TABLE_PREFIX": settings.table_prefix}
         yield Site(Options.of(given(), env), nodes, Client(wire, SystemClock()))
 
@@ -269,6 +270,7 @@ def test_only_what_is_lacking_is_done(site: Site) -> None:
     assert [statement.split()[0] for statement in site.cql.changes] == ["ALTER", "GRANT"]
 
 
+@pytest.mark.own_tables
 def test_no_table_is_created_before_all_nodes_know_each_other(site: Site) -> None:
     site.nodes.lists[HOSTS[1]] = list(HOSTS[:2])
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.2 lists 127\.0\.0\.1, 127\.0\.0\.2;"):
@@ -408,6 +410,7 @@ def test_nothing_is_wrong_with_a_provisioned_cluster(site: Site) -> None:
     assert site.cql.changes == [], "it reads only"
 
 
+@pytest.mark.own_tables
 def test_table_that_is_missing_is_found(site: Site) -> None:
     assert "is missing" in site.wrong()[0].text
 
@@ -578,6 +581,7 @@ def test_command_refuses_what_it_cannot_use(
     assert "expected" in capsys.readouterr().err
 
 
+@pytest.mark.own_tables
 def test_whole_command_on_nodes_without_cql(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,24 +16,27 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from chalicelib.config import Settings
 from tests import profile
 from tests.faults.plan import EMPTY_PAGE, PAGED, Dice, Plan
+from tests.front import signed_headers
 
 HOLD_S = 15.0
 """A request without an answer is reset after this; every client has given up before."""
 BEGINNING = " "
 """A range key before every real one: the key of an empty first page."""
 HOP_BY_HOP = frozenset({
-    "accept-encoding", "connection", "content-length", "host", "keep-alive", "transfer-encoding",
+    "accept-encoding", "connection", "content-length", "keep-alive", "transfer-encoding",
 })  # fmt: skip
 
 
 class Proxy:
     """Forwards requests to `target`, but for what the dice say."""
 
-    def __init__(self, session: aiohttp.ClientSession, target: str, dice: Dice) -> None:
+    def __init__(self, session: aiohttp.ClientSession, target: Settings, dice: Dice) -> None:
+        """target: its endpoint, and who signs there what is not sent on as it came."""
         self._session = session
-        self._target = target.rstrip("/")
+        self._target = target
         self._dice = dice
         self._requests: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
@@ -102,12 +105,14 @@ class Proxy:
 
     async def _forward(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         """What the target answers; a reset if it does not."""
+        headers = _end_to_end(request.headers.items())
+        if body != await request.read():
+            operation = request.headers["X-Amz-Target"].rpartition(".")[2]
+            headers = signed_headers(self._target, operation, body)
         try:
+            url = self._target.endpoints[0] + request.raw_path
             async with self._session.request(
-                request.method,
-                self._target + request.raw_path,
-                data=body,
-                headers=_end_to_end(request.headers.items()),
+                request.method, url, data=body, headers=headers
             ) as answer:
                 return web.Response(
                     status=answer.status,
@@ -180,7 +185,7 @@ def _between(span: tuple[float, float], amount: float) -> float:
     return span[0] + (span[1] - span[0]) * amount
 
 
-async def serve(port: int, target: str, dice: Dice) -> None:
+async def serve(port: int, target: Settings, dice: Dice) -> None:
     """Until cancelled."""
     connector = aiohttp.TCPConnector(limit=256)
     timeout = aiohttp.ClientTimeout(total=60)
@@ -209,7 +214,8 @@ def main() -> int:
         plan = Plan.of(json.loads(options.plan))
     except (ValueError, TypeError) as error:
         parser.error(f"--plan: {error}")
-    asyncio.run(serve(options.port, options.target, Dice(plan, options.seed)))
+    target = Settings(endpoints=(options.target.rstrip("/"),))
+    asyncio.run(serve(options.port, target, Dice(plan, options.seed)))
     return 0
 
 

@@ -1,8 +1,10 @@
 """The proxy does what it is told: each fault on the engine, and the same ones for a seed."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -16,16 +18,18 @@ from chalicelib.alternator.requests import Request
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from tests.conftest import free_port
+from tests.engine import Engine
 from tests.faults.plan import EMPTY_PAGE, FAULTS, PAGED, Dice, Plan, Rule, evenly
 from tests.faults.proxy import serve
+from tests.front import signed_headers
 
-Url = str
-CREDENTIAL = "local/20300101/us-east-1/dynamodb/aws4_request"
+NOWHERE = Settings(endpoints=("http://127.0.0.1:9",))
 ROW = {"slot": {"S": "1/x"}, "at": {"S": "1#a"}}
 
 
 @asynccontextmanager
-async def proxied(target: Url, plan: Plan, seed: int = 0) -> AsyncIterator[Url]:
+async def proxied(target: Settings, plan: Plan, seed: int = 0) -> AsyncIterator[Settings]:
+    """Settings that lead to the target through the proxy."""
     port = free_port()
     serving = asyncio.create_task(serve(port, target, Dice(plan, seed)))
     url = f"http://127.0.0.1:{port}"
@@ -37,25 +41,21 @@ async def proxied(target: Url, plan: Plan, seed: int = 0) -> AsyncIterator[Url]:
             except aiohttp.ClientError:
                 await asyncio.sleep(0.01)
     try:
-        yield url
+        yield replace(target, endpoints=(url,))
     finally:
         serving.cancel()
         await asyncio.wait([serving])
 
 
-async def send(url: Url, request: Request, timeout_s: float = 5.0) -> tuple[int, Any]:
+async def send(to: Settings, request: Request, timeout_s: float = 5.0) -> tuple[int, Any]:
     """Status and answer; 0 for a reset, -1 for silence."""
-    headers = {
-        "X-Amz-Target": f"DynamoDB_20120810.{request.action}",
-        "X-Amz-Date": "20300101T000000Z",
-        "Content-Type": "application/x-amz-json-1.0",
-        "Authorization": f"AWS4-HMAC-SHA256 Credential={CREDENTIAL}, SignedHeaders=h, Signature=0",
-    }
+    body = json.dumps(request.body).encode()
+    headers = signed_headers(to, request.action, body)
     try:
         async with (
             asyncio.timeout(timeout_s),
             aiohttp.ClientSession() as session,
-            session.post(url, json=request.body, headers=headers) as answer,
+            session.post(to.endpoints[0], data=body, headers=headers) as answer,
         ):
             return answer.status, await answer.json(content_type=None)
     except aiohttp.ClientError:
@@ -87,49 +87,50 @@ def always(fault: str, **more: Any) -> Plan:
     ],
 )
 def test_each_fault(
-    schedule: str, engine_url: str, fault: str, status: int, is_applied: bool
+    schedule: str, settings: Settings, fault: str, status: int, is_applied: bool
 ) -> None:
     async def play() -> None:
-        async with proxied(engine_url, always(fault)) as url:
-            seen, answer = await send(url, requests.put_row(schedule, ROW), timeout_s=1.5)
+        async with proxied(settings, always(fault)) as there:
+            seen, answer = await send(there, requests.put_row(schedule, ROW), timeout_s=1.5)
             assert seen == status
             if fault == "throttle":
                 assert answer["__type"] == "RequestLimitExceeded"
-        assert await is_there(engine_url, schedule) is is_applied
+        assert await is_there(settings, schedule) is is_applied
 
     asyncio.run(play())
 
 
-async def is_there(url: Url, table: str) -> bool:
+async def is_there(to: Settings, table: str) -> bool:
     body = {"TableName": table, "Key": ROW, "ConsistentRead": True}
-    _, answer = await send(url, Request("GetItem", body))
+    _, answer = await send(to, Request("GetItem", body))
     return "Item" in answer
 
 
-def test_late_is_applied_after_the_answer(schedule: str, engine_url: str) -> None:
+def test_late_is_applied_after_the_answer(schedule: str, settings: Settings) -> None:
     async def play() -> None:
-        async with proxied(engine_url, always("late", late_s=(0.3, 0.3))) as url:
-            assert (await send(url, requests.put_row(schedule, ROW)))[0] == 500
-            assert not await is_there(engine_url, schedule)
+        async with proxied(settings, always("late", late_s=(0.3, 0.3))) as there:
+            assert (await send(there, requests.put_row(schedule, ROW)))[0] == 500
+            assert not await is_there(settings, schedule)
             await asyncio.sleep(0.6)
-            assert await is_there(engine_url, schedule)
+            assert await is_there(settings, schedule)
 
     asyncio.run(play())
 
 
 @pytest.mark.parametrize(("how", "status"), [("silence", -1), ("reset", 0)])
-def test_blackout(schedule: str, engine_url: str, how: str, status: int) -> None:
+def test_blackout(schedule: str, settings: Settings, how: str, status: int) -> None:
     async def play() -> None:
-        async with proxied(engine_url, Plan()) as url, aiohttp.ClientSession() as session:
+        async with proxied(settings, Plan()) as there, aiohttp.ClientSession() as session:
+            url = there.endpoints[0]
             async with session.post(f"{url}/_plan", json=Plan(blackout=how).data()) as answer:
                 assert answer.status == 200
-            assert (await send(url, requests.put_row(schedule, ROW), timeout_s=0.3))[0] == status
+            assert (await send(there, requests.put_row(schedule, ROW), timeout_s=0.3))[0] == status
             async with session.post(f"{url}/_plan", json={"blackout": "what"}) as answer:
                 assert answer.status == 400
             async with session.get(f"{url}/_faults") as answer:
                 report = await answer.json()
             assert report["by_fault"] == {"PutItem:blackout": 1}
-        assert not await is_there(engine_url, schedule)
+        assert not await is_there(settings, schedule)
 
     asyncio.run(play())
 
@@ -146,8 +147,7 @@ def test_following_empty_pages_loses_nothing(
 
     async def play() -> None:
         plan = Plan(rules=tuple(paged.values()))
-        async with proxied(settings.endpoints[0], plan, seed=3) as url:
-            there = Settings(endpoints=(url,), table_prefix=settings.table_prefix)
+        async with proxied(settings, plan, seed=3) as there:
             queue = AlternatorTaskQueue.open(there, SystemClock())
             query = requests.query(
                 schedule, "slot", "1/x", between=("000", "999"), limit=7, descending=descending
@@ -161,12 +161,12 @@ def test_following_empty_pages_loses_nothing(
     asyncio.run(play())
 
 
-def test_what_is_not_the_store_s_protocol_passes(engine_url: str) -> None:
+def test_what_is_not_the_store_s_protocol_passes(engine: Engine) -> None:
     async def play() -> None:
         async with (
-            proxied(engine_url, always("error_before")) as url,
+            proxied(engine.settings, always("error_before")) as there,
             aiohttp.ClientSession() as session,
-            session.get(f"{url}/") as answer,
+            session.get(f"{there.endpoints[0]}/") as answer,
         ):
             assert answer.status == 200
             assert "healthy" in await answer.text()
@@ -176,18 +176,18 @@ def test_what_is_not_the_store_s_protocol_passes(engine_url: str) -> None:
 
 def test_a_dead_target_is_a_reset() -> None:
     async def play() -> None:
-        async with proxied("http://127.0.0.1:9", Plan()) as url:
-            assert (await send(url, requests.put_row("schedule", ROW)))[0] == 0
+        async with proxied(NOWHERE, Plan()) as there:
+            assert (await send(there, requests.put_row("schedule", ROW)))[0] == 0
 
     asyncio.run(play())
 
 
 def test_requests_outside_the_profile_are_counted() -> None:
     async def play() -> None:
-        async with proxied("http://127.0.0.1:9", Plan()) as url:
-            await send(url, requests.put_row("schedule", ROW))
-            await send(url, requests.put_row("tasks", {"id": {"S": "x"}}))
-            async with aiohttp.ClientSession() as session, session.get(f"{url}/_faults") as answer:
+        async with proxied(NOWHERE, Plan()) as there, aiohttp.ClientSession() as session:
+            await send(there, requests.put_row("schedule", ROW))
+            await send(there, requests.put_row("tasks", {"id": {"S": "x"}}))
+            async with session.get(f"{there.endpoints[0]}/_faults") as answer:
                 outside = (await answer.json())["outside_profile"]
         assert outside["PutItem: a write to an LWT table must be conditional"] == 1
         assert {name.partition(":")[0] for name in outside} == {"PutItem"}
