@@ -17,7 +17,7 @@ run: packages $(own_engine) ## Run everything here: engine, API, worker and the 
 images: packages ## Build the images of the worker, the API and the ticker
 	@exec sh local/images.sh
 
-test: packages engine ## Run all tests and measure the coverage of chalicelib
+test: packages $(if $(ENGINE_URL),,engine) ## Run all tests, on ENGINE_URL if it is set; coverage of chalicelib
 	@$(python) -m pytest -m "not faults and not docker and not scylla" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-faults: packages engine ## Run the scenarios with injected faults and show what each found
