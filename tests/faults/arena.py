@@ -28,7 +28,7 @@ from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
-from chalicelib.errors import StoreUnavailable
+from chalicelib.errors import StoreBusy, StoreUnavailable
 from chalicelib.task import Task
 from local.engine import binary
 from local.findings import DEATH, Event, Findings
@@ -38,6 +38,8 @@ from tests.conftest import free_port, wait_for_port
 from tests.faults.plan import Plan
 
 CLIENTS = 16
+BUSY_S = 30.0
+"""A client of a busy store gives up after this."""
 IN_MEMORY = Path("/dev/shm")
 ROOM_BYTES = 1 << 30
 
@@ -149,7 +151,8 @@ class Arena(Cluster):
     # Tasks
 
     def create(self, type: str, send_ts_ms: int) -> str | None:
-        """As a client would, through the proxy: the id if it was acknowledged."""
+        """As a client would, through the proxy: the id if it was acknowledged. Whoever is told that
+        nothing was changed comes again."""
         task = Task.new(
             id=str(uuid.uuid4()),
             type=type,
@@ -157,13 +160,20 @@ class Arena(Cluster):
             now_ms=self.clock.now_ms(),
             token=str(uuid.uuid4()),
         )
-        try:
-            self.store.create(task)
-        except StoreUnavailable:
-            self.unknown.append(task.id)
-            return None
-        self.acknowledge([task.id])
-        return task.id
+        until_s = self.clock.monotonic_s() + BUSY_S
+        while True:
+            try:
+                self.store.create(task)
+            except StoreBusy:
+                if self.clock.monotonic_s() < until_s:
+                    threading.Event().wait(0.5)
+                    continue
+                return None
+            except StoreUnavailable:
+                self.unknown.append(task.id)
+                return None
+            self.acknowledge([task.id])
+            return task.id
 
     def acknowledge(self, ids: Sequence[str]) -> None:
         with self._acknowledging, open(self.folder / "acknowledged", "a") as file:
