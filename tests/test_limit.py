@@ -16,7 +16,8 @@ from chalicelib.alternator.limit import (
     Asked,
     Limit,
 )
-from tests.fakes import run_virtually
+from chalicelib.alternator.transport import Budget
+from tests.fakes import FakeClock, run_virtually
 
 MOST = 200
 
@@ -276,3 +277,14 @@ def test_claims_stop_for_a_store_that_would_answer_too_late() -> None:
         assert not gate.may_claim(0, 0)
 
     at_gate(use, 2)
+
+
+def test_what_is_sent_again_is_a_share_of_what_succeeds() -> None:
+    clock = FakeClock()
+    budget = Budget(clock)
+    assert sum(budget.take() for _ in range(200)) == Budget.MOST
+    for _ in range(20):
+        budget.earn()
+    assert sum(budget.take() for _ in range(200)) == 20 * Budget.SHARE
+    clock.tick(5)
+    assert sum(budget.take() for _ in range(200)) == 5 * Budget.A_SECOND
