@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 ABSENT_MS = 60_000
 """A hint this much past its time whose task does not exist is deleted; before, its create may
 still be under way."""
+HELD_BACK_MS = 50
+"""A claim that the store had no time for is looked at again after this."""
 ERROR_CHARS_MAX = 1_000
 
 
@@ -102,7 +104,7 @@ class Attempts:
             answer = await self._claim(hint, claimed_s, claimed_ms)
         except StoreBusy:
             self.counts["held_back"] += 1
-            return Again(hint.due_at_ms)
+            return Again(self.clock.now_ms() + HELD_BACK_MS)
         except StoreUnavailable as error:
             return self._left(hint, claimed_ms, error)
         finally:

@@ -15,7 +15,7 @@ DEAD_LATE_S = 3.0
 """A processor whose next heartbeat is late by this much gets no shards."""
 FRESH_LATE_S = 0.6
 """One that is less late is most likely there."""
-BLIND_S = 1.0
+BLIND_S = 3.0
 """A look that took longer than this was none."""
 FORGET_AFTER_S = 60.0
 """After this long its row is deleted."""

@@ -490,6 +490,7 @@ class Processor:
         interval_s = IDLE_BEAT_INTERVAL_S if now_s >= self._idle_at_s else self._usual_beat_s()
         if self._is_clock_off:
             # It claims nothing: its shards are for others.
+            self._said_s = -math.inf
             await self._queue.leave(self.id)
         else:
             await self._say(interval_s)

@@ -60,6 +60,11 @@ class Site:
             task = new_task(self.ids, send_ts_ms=send_ts_ms, now_ms=NOON_MS)
             self.tables.put_task(task, indexes)
 
+    def add_evenly(self, a_second: float, over_s: float) -> None:
+        """One by one, from DUE_S on."""
+        for number in range(round(a_second * over_s)):
+            self.add(1, DUE_S + number / a_second)
+
     def add_one(self) -> Task:
         """Due long after every run."""
         task = new_task(self.ids, send_ts_ms=NOON_MS + 1_000_000, now_ms=NOON_MS)

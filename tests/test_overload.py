@@ -17,7 +17,7 @@ from chalicelib.alternator.limit import Limit
 from chalicelib.errors import StoreBusy
 from chalicelib.task import TaskState
 from tests.fleets import DUE_S, Site, Views
-from tests.virtual_store import VirtualNode
+from tests.virtual_store import Costs, VirtualNode
 
 SEED = int(os.environ.get("SCENARIO_SEED") or 1)
 TROUBLE_S = DUE_S + 5
@@ -78,6 +78,17 @@ def test_a_hundred_processors_share_a_small_store() -> None:
     assert attempts(site) == {1: 1_500}
 
 
+def test_a_store_that_is_far_but_quick_makes_no_task_late() -> None:
+    """What can wait for its turn, polls among it, does not wait for a turn that never comes."""
+    site = Site(SEED)
+    for node in site.nodes:
+        node.network_s, node.costs = 0.01, Costs(0.0001, 0.0001)
+    site.add_evenly(200, over_s=15)
+    site.run(1, lambda: site.until_done(60))
+    late_ms = sorted(task.lateness_ms or 0 for task in site.tasks())
+    assert late_ms[len(late_ms) * 99 // 100] <= 60
+
+
 @pytest.mark.parametrize("processors", [8, 24])
 def test_a_store_that_stood_still_is_used_again_at_once(processors: int) -> None:
     site = Site(SEED)
@@ -88,6 +99,7 @@ def test_a_store_that_stood_still_is_used_again_at_once(processors: int) -> None
         for node in site.nodes:
             node.stop()
         await until(ENDS_S)
+        assert site.nodes[0].waiting <= 16 * processors, "it is asked less and less meanwhile"
         for node in site.nodes:
             node.go_on()
         await site.until_done(ENDS_S + 60)

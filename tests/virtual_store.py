@@ -208,7 +208,7 @@ class VirtualNode:
     """One node: a queue before shared tables.
 
     slowness: by how much its requests take longer. is_stopped: it works on nothing, but listens.
-    is_failing: it says 500 to everything at once. is_gone: nobody listens.
+    is_failing: it says 500 to everything at once. is_gone: nobody listens. network_s: one way.
     """
 
     host: str
@@ -218,6 +218,7 @@ class VirtualNode:
     slowness: float = 1.0
     is_failing: bool = False
     is_gone: bool = False
+    network_s: float = NETWORK_S
     counts: Counter[str] = field(default_factory=Counter)
     _queue: deque[Queued] = field(default_factory=deque)
     _is_working: bool = False
@@ -247,6 +248,9 @@ class VirtualNode:
             self.counts["failed"] += 1
             wire.later(_http(500, {"__type": "x#InternalServerError", "message": "no quorum"}))
             return
+        if action == "localnodes":  # A real node needs no data for this.
+            wire.later(_http(200, list(self.hosts)))
+            return
         self._queue.append(Queued(action, content, wire))
         self._work()
 
@@ -261,10 +265,7 @@ class VirtualNode:
     def _finish(self) -> None:
         first = self._queue.popleft()
         self._is_working = False
-        if first.action == "localnodes":
-            answer = _http(200, list(self.hosts))
-        else:
-            answer = _http(*self.tables.answer(first.action, first.body))
+        answer = _http(*self.tables.answer(first.action, first.body))
         self.counts["abandoned" if first.wire.is_closing() else "answered"] += 1
         first.wire.later(answer)
         self._work()
@@ -294,10 +295,10 @@ class VirtualWire(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_later(NETWORK_S, self._node.receive, bytes(data), self)
+        loop.call_later(self._node.network_s, self._node.receive, bytes(data), self)
 
     def later(self, answer: bytes) -> None:
-        asyncio.get_running_loop().call_later(NETWORK_S, self._deliver, answer)
+        asyncio.get_running_loop().call_later(self._node.network_s, self._deliver, answer)
 
     def _deliver(self, answer: bytes) -> None:
         if not self._is_closed:

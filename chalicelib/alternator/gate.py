@@ -14,7 +14,7 @@ from math import inf
 from typing import NamedTuple
 
 from chalicelib.alternator.connection import NotConnected
-from chalicelib.alternator.limit import OVERTAKEN_BY_S, Asked
+from chalicelib.alternator.limit import CONDITIONAL, Asked
 from chalicelib.alternator.nodes import Nodes, Peer
 from chalicelib.store import Pressure
 
@@ -72,7 +72,7 @@ class Waiter(NamedTuple):
     turn: "asyncio.Future[Turn]"
     prefers: Callable[[], Sequence[Peer]]
     rank: Rank
-    is_conditional: bool
+    kind: str
 
     @property
     def can_wait(self) -> bool:
@@ -106,13 +106,11 @@ class Gate:
         if self._retry is not None:
             self._retry.cancel()
 
-    async def enter(
-        self, rank: Rank, prefers: Callable[[], Sequence[Peer]], *, is_conditional: bool
-    ) -> Turn:
-        """Wait for a place; who has one asks its peer. Raises TooLong."""
+    async def enter(self, rank: Rank, prefers: Callable[[], Sequence[Peer]], *, kind: str) -> Turn:
+        """Wait for a place; who has one asks its peer. kind: see limit.py. Raises TooLong."""
         future: asyncio.Future[Turn] = self._loop.create_future()
         order_s = self._loop.time() + rank.value
-        waiter = Waiter(order_s, next(self._numbers), future, prefers, rank, is_conditional)
+        waiter = Waiter(order_s, next(self._numbers), future, prefers, rank, kind)
         line = self._later if waiter.can_wait else self._line
         if not (self._line or line) and (turn := self._turn(waiter)):
             return turn
@@ -184,28 +182,30 @@ class Gate:
     def pressure(self) -> Pressure:
         now_s = self._loop.time()
         limits = [peer.limit for peer in self._nodes.up()]
-        working = [limit for limit in limits if not limit.is_failing]
+        working = [limit for limit in limits if not limit.is_failing] or limits
         return Pressure(
             requests=sum(limit.size for limit in working),
-            latency_s=min(limit.waited_s(now_s) for limit in limits),
-            delay_s=sum(limit.delay_s for limit in limits) / len(limits),
-            is_reduced=now_s - max(limit.reduced_s for limit in limits) < REDUCED_FOR_S,
-            is_failing=not working,
+            latency_s=min(limit.waited_s(now_s) for limit in working),
+            delay_s=sum(limit.delay_s for limit in working) / len(working),
+            is_reduced=now_s - max(limit.reduced_s for limit in working) < REDUCED_FOR_S,
+            is_failing=working[0].is_failing,
         )
 
     def _turn(self, waiter: Waiter) -> Turn | None:
-        now_s, is_conditional = self._loop.time(), waiter.is_conditional
+        now_s, is_conditional = self._loop.time(), waiter.kind == CONDITIONAL
         is_urgent = waiter.rank is Rank.SETTLE
         can_wait = waiter.can_wait and waiter.order_s > now_s
         for peer in self._open_to(waiter.prefers(), is_conditional, now_s):
             if peer.limit.has_room(now_s, is_urgent=is_urgent, can_wait=can_wait):
-                return Turn(peer, peer.limit.ask(is_conditional, now_s))
+                return Turn(peer, peer.limit.ask(waiter.kind, now_s, can_wait=can_wait))
         return None
 
     def _open_to(self, peers: Sequence[Peer], is_conditional: bool, now_s: float) -> Sequence[Peer]:
         """A conditional write keeps to the node that it prefers, unless that is in trouble."""
-        if not is_conditional or len(peers) == 1 or self._is_in_trouble(peers[0], peers, now_s):
+        if not is_conditional or len(peers) == 1:
             return peers
+        if self._is_in_trouble(peers[0], peers, now_s):
+            return [*peers[1:], peers[0]]
         return peers[:1]
 
     def _is_in_trouble(self, peer: Peer, peers: Sequence[Peer], now_s: float) -> bool:
@@ -232,8 +232,7 @@ class Gate:
         self.admit()
 
     def _is_lost(self, peer: Peer, asked: Asked, now_s: float) -> bool:
-        is_overtaken = peer.limit.answered_sent_s >= asked.sent_s + OVERTAKEN_BY_S
-        if is_overtaken or now_s - asked.sent_s >= LATE_MAX_S:
+        if peer.limit.is_overtaken(asked) or now_s - asked.sent_s >= LATE_MAX_S:
             return True
         is_silent = peer.limit.answered_s < asked.sent_s
         return is_silent and any(

@@ -39,6 +39,10 @@ as long: it tells whether answers are lost or everything stands still."""
 DONE_AFTER_S = 10.0
 """Until then the store may still work on a request that was given up (its own timeout)."""
 SMOOTHING = 0.3
+CONDITIONAL = "conditional"
+"""The kind of conditional writes; that of anything else is its operation."""
+UNEVEN = frozenset({"Scan"})
+"""How long these take tells how much they read."""
 
 
 class Asked:
@@ -115,19 +119,21 @@ class Limit:
         if self.is_failing:
             awaited = len(self._asked) - len(self._given_up)
             return not awaited and now_s >= self._probe_s
-        if can_wait and len(self._asked) >= self._start:
-            return False
+        if can_wait:
+            is_late = self.delay_s > self._slack_s / 2
+            return len(self._asked) < (self._start if is_late else max(1.0, self.size))
         if self._is_full():
             self._fill(now_s)
             return min(self.silent_s(now_s), now_s - self._tried_s) >= self._try_after_s
         return is_urgent or now_s >= self._paused_until_s
 
-    def ask(self, kind: Hashable, now_s: float) -> Asked:
+    def ask(self, kind: Hashable, now_s: float, *, can_wait: bool = False) -> Asked:
+        """can_wait: that there is no more room for the like is no reason to ask for more."""
         if self._is_full():
             self._tried_s, self._try_after_s = now_s, min(TRY_MAX_S, 2 * self._try_after_s)
         asked = Asked(kind, now_s)
         self._asked[asked] = None
-        if len(self._asked) >= int(self.size):
+        if len(self._asked) >= int(self.size) and not can_wait:
             self._fill(now_s)
         return asked
 
@@ -136,6 +142,9 @@ class Limit:
         self.failures = 0
         self.answered_s, self._try_after_s = now_s, TRY_AFTER_S
         self.answered_sent_s = max(asked.sent_s, self.answered_sent_s)
+        self._note_overtaken(asked)
+        if asked.kind in UNEVEN:
+            return
         latency_s = now_s - asked.sent_s
         best_s = self._best.seen(asked.kind, latency_s, now_s)
         usual_s = min(latency_s, LATENCY_MAX_S)
@@ -144,7 +153,6 @@ class Limit:
         if self.size < 1:
             pace_s = min(PACE_MAX_S, latency_s * (1 / self.size - 1))
             self._paused_until_s = now_s + pace_s
-        self._note_overtaken(asked)
         if asked.sent_s >= self._round_s:
             self._count(latency_s / (best_s + self._slack_s), now_s)
 
@@ -173,12 +181,6 @@ class Limit:
             return
         self._given_up[asked] = None
 
-    def back(self) -> None:
-        """The node, which had stopped to answer, answers: what was asked before is lost or done."""
-        self.failures = 0
-        for asked in list(self._given_up):
-            self._end(asked)
-
     def look(self, now_s: float) -> None:
         """Called now and then: forget what the node must be done with, although it never said so,
         and places that were not needed."""
@@ -188,6 +190,12 @@ class Limit:
         for asked in [a for a in self._given_up if now_s - a.sent_s >= DONE_AFTER_S]:
             self._end(asked)
             self._restart(now_s)
+
+    def is_overtaken(self, asked: Asked) -> bool:
+        """Whether the like, or for a conditional write anything, that was sent so much later has
+        been answered."""
+        is_late = self.answered_sent_s >= asked.sent_s + OVERTAKEN_BY_S
+        return asked in self._overtaken or (asked.kind == CONDITIONAL and is_late)
 
     def waiting(self, since_s: float) -> list[Asked]:
         """What was asked before then and is still waited for."""

@@ -52,6 +52,7 @@ class Peer:
         self._fallen = fallen
         self._node = Node(endpoint, context)
         self._signer = Signer(self._node.host, settings.region, settings.user, settings.secret)
+        self._is_gone = False
         self._waited_for: dict[Asked, Connection] = {}
 
     async def ask(self, asked: Asked, action: str, body: bytes, now_s: int) -> Answer:
@@ -62,6 +63,7 @@ class Peer:
             connection = await self._node.connect()
         except NotConnected as error:
             self.limit.failed(asked, loop.time())
+            self._is_gone = True
             self._note(True, str(error))
             raise
         except BaseException:
@@ -119,8 +121,8 @@ class Peer:
         except OSError as error:
             self._note(True, repr(error))
             return None
-        if self.is_down:
-            self.limit.back()
+        if self._is_gone:
+            self._is_gone, self.limit.failures = False, 0
         self._note(False)
         return answer
 

@@ -14,7 +14,7 @@ import orjson
 from chalicelib.alternator import outcome, tls
 from chalicelib.alternator.connection import Answer, NotConnected
 from chalicelib.alternator.gate import Gate, Rank, TooLong, Turn
-from chalicelib.alternator.limit import Limit
+from chalicelib.alternator.limit import CONDITIONAL, Limit
 from chalicelib.alternator.nodes import REFRESH_S, Nodes, Peer
 from chalicelib.alternator.outcome import Throttled, Unanswered, Unsent
 from chalicelib.alternator.requests import JsonObject, Request
@@ -97,9 +97,8 @@ class Transport:
         sent_ms = 0
         try:
             async with asyncio.timeout(timeout_s) as patience:
-                turn = await self._gate.enter(
-                    rank, self._preferred(key, attempt), is_conditional=key is not None
-                )
+                kind = request.action if key is None else CONDITIONAL
+                turn = await self._gate.enter(rank, self._preferred(key, attempt), kind=kind)
                 peer, asked = turn
                 if rank is Rank.CLAIM and self._comes_too_late(peer, patience.when()):
                     peer.limit.unsent(asked)
@@ -110,8 +109,8 @@ class Transport:
             text = f"the store is slower than what is asked of it: {error}"
             raise StoreBusy(text, wait_s=error.wait_s) from error
         except TimeoutError as error:
-            kind = Unsent if turn is None else Unanswered
-            raise kind(f"no answer within {timeout_s:.1f} s") from error
+            became = Unsent if turn is None else Unanswered
+            raise became(f"no answer within {timeout_s:.1f} s") from error
         except NotConnected as error:
             raise Unsent(tls.distrust(error) or str(error)) from error
         except OSError as error:
