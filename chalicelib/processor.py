@@ -64,10 +64,10 @@ CLEAN_LATER_S = 5.0
 """While more is ready than can run, deletions may wait for so long."""
 CLEAN_SLOW_S = 15.0
 """While the store is slow, all of them are made together, this long after the last time."""
-LINGER_S = 10.0
+LINGER_S = 30.0
 """A hint that was dealt with is not taken up again for this long: its deletion is under way."""
-SLOW_LINGER_S = 60.0
-"""The same while the store is slow: deletions wait longest."""
+SLOW_FOR_S = 10.0
+"""A store that was slow within this time may well be slow again."""
 BEHIND_MS = 500
 """Ready for longer than this and not started, while all places are taken: that is a backlog."""
 LEAVE_ALONE_S = 30.0
@@ -152,7 +152,7 @@ class Processor:
         self._foreign_full_s: dict[int, float] = {}
         self._foreign_calm_until_s: dict[int, float] = {}
         self._idle_at_s = 0.0
-        self._said_s = self._seen_s = self._flushed_s = -math.inf
+        self._said_s = self._seen_s = self._flushed_s = self._slow_until_s = -math.inf
         self._said_interval_s = BEAT_INTERVAL_S
         self._store_watch = StoreWatch(self._clock, attempts.record)
         self._unripe: dict[Hint, int] = {}
@@ -409,7 +409,10 @@ class Processor:
 
     async def _flush(self) -> None:
         """What is due comes before what can be cleaned up later, and then in full batches."""
-        now_s, self._is_slow = self._clock.monotonic_s(), self._queue.pressure().is_slow
+        now_s = self._clock.monotonic_s()
+        if self._queue.pressure().is_slow:
+            self._slow_until_s = now_s + SLOW_FOR_S
+        self._is_slow = now_s < self._slow_until_s
         if self._is_slow and now_s < self._flushed_s + CLEAN_SLOW_S:
             return
         self._flushed_s = now_s
@@ -473,7 +476,7 @@ class Processor:
         finally:
             del self._running[hint.id]
         if again is None:
-            self._linger(hint, SLOW_LINGER_S if self._is_slow else LINGER_S)
+            self._linger(hint, LINGER_S)
         else:
             self._again(hint, again.at_ms)
         self._fill()

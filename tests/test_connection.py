@@ -20,7 +20,7 @@ from botocore.credentials import Credentials
 from chalicelib.alternator import connection as connections
 from chalicelib.alternator.outcome import ConditionFailed, Throttled, Unanswered, Unsent
 from chalicelib.alternator.requests import JsonObject, Request
-from chalicelib.alternator.transport import Transport
+from chalicelib.alternator.transport import PROCESSOR, Transport
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError, StoreUnavailable
@@ -414,11 +414,11 @@ def test_close_ends_busy_connections_too(is_tls: bool, certificate: Path) -> Non
 
     async def use(transport: Transport, server: Server) -> None:
         asking = [asyncio.create_task(send(transport, number)) for number in range(5)]
-        while len(server.received) < 2:
+        while len(server.received) < PROCESSOR.start:
             await asyncio.sleep(0.01)
         await transport.close()
         found = await asyncio.gather(*asking, return_exceptions=True)
-        assert [type(each) for each in found] == [Unanswered] * 2 + [Unsent] * 3
+        assert [type(each) for each in found] == [Unanswered] * 3 + [Unsent] * 2
         with pytest.raises(Unanswered, match="closed"):
             await send(transport)
         await asyncio.wait_for(server.lost.wait(), 2)

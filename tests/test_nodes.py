@@ -19,6 +19,7 @@ import app as entry
 from chalicelib import tick
 from chalicelib.alternator import tables
 from chalicelib.alternator.client import Client, TransportThread
+from chalicelib.alternator.limit import DONE_AFTER_S
 from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.requests import Request
 from chalicelib.alternator.store import AlternatorTaskStore
@@ -150,7 +151,8 @@ def test_another_node_takes_over_and_gives_back(
             await asyncio.to_thread(nodes.start, lost)
         else:
             nodes.frozen.clear()
-        await asyncio.sleep(1.0 + 2 * REFRESH_S)
+        # What it never answered counts for as long as it may still work on it.
+        await asyncio.sleep(DONE_AFTER_S if how == "frozen" else 1.0 + 2 * REFRESH_S)
         nodes.seen.clear()
         # One by one: a node that answered late has few places, and others are asked instead.
         for task in tasks[40:]:

@@ -14,7 +14,7 @@ from math import inf
 from typing import NamedTuple
 
 from chalicelib.alternator.connection import NotConnected
-from chalicelib.alternator.limit import CONDITIONAL, Asked
+from chalicelib.alternator.limit import Asked, Kind
 from chalicelib.alternator.nodes import Nodes, Peer
 from chalicelib.store import Pressure
 
@@ -72,7 +72,7 @@ class Waiter(NamedTuple):
     turn: "asyncio.Future[Turn]"
     prefers: Callable[[], Sequence[Peer]]
     rank: Rank
-    kind: str
+    kind: Kind
 
     @property
     def can_wait(self) -> bool:
@@ -106,8 +106,8 @@ class Gate:
         if self._retry is not None:
             self._retry.cancel()
 
-    async def enter(self, rank: Rank, prefers: Callable[[], Sequence[Peer]], *, kind: str) -> Turn:
-        """Wait for a place; who has one asks its peer. kind: see limit.py. Raises TooLong."""
+    async def enter(self, rank: Rank, prefers: Callable[[], Sequence[Peer]], *, kind: Kind) -> Turn:
+        """Wait for a place; who has one asks its peer. Raises TooLong."""
         future: asyncio.Future[Turn] = self._loop.create_future()
         order_s = self._loop.time() + rank.value
         waiter = Waiter(order_s, next(self._numbers), future, prefers, rank, kind)
@@ -192,7 +192,7 @@ class Gate:
         )
 
     def _turn(self, waiter: Waiter) -> Turn | None:
-        now_s, is_conditional = self._loop.time(), waiter.kind == CONDITIONAL
+        now_s, is_conditional = self._loop.time(), waiter.kind is Kind.CONDITIONAL
         is_urgent = waiter.rank is Rank.SETTLE
         can_wait = waiter.can_wait and waiter.order_s > now_s
         for peer in self._open_to(waiter.prefers(), is_conditional, now_s):

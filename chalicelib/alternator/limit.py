@@ -8,12 +8,13 @@ with pauses.
 """
 
 import itertools
-from collections.abc import Hashable
+from enum import Enum
 from math import inf
 from random import Random
 
 UNUSED_S = 2.0
 """What was not needed for so long is given up again, half of it each time: others may have come."""
+ROUND_LEAST = 3
 LEAST = 0.1
 """Below 1 there is one request at a time, with a pause after it: LEAST of the time is used."""
 PACE_MAX_S = 1.0
@@ -38,22 +39,25 @@ TRY_MAX_S = 8.0
 as long: it tells whether answers are lost or everything stands still."""
 DONE_AFTER_S = 10.0
 """Until then the store may still work on a request that was given up (its own timeout)."""
-SMOOTHING = 0.3
-CONDITIONAL = "conditional"
-"""The kind of conditional writes; that of anything else is its operation."""
-UNEVEN = frozenset({"Scan"})
-"""How long these take tells how much they read."""
+
+
+class Kind(Enum):
+    """Requests of one kind take about as long; how long a scan takes tells how much it read."""
+
+    CONDITIONAL = "conditional"
+    PLAIN = "plain"
+    SCAN = "scan"
 
 
 class Asked:
     """A request at a node, until it was answered, or the node must be done with it.
 
-    kind: requests of one kind take about as long. given_up_s: since when nobody waits for it.
+    given_up_s: since when nobody waits for it.
     """
 
     __slots__ = ("given_up_s", "kind", "sent_s")
 
-    def __init__(self, kind: Hashable, sent_s: float) -> None:
+    def __init__(self, kind: Kind, sent_s: float) -> None:
         self.kind = kind
         self.sent_s = sent_s
         self.given_up_s: float | None = None
@@ -88,7 +92,8 @@ class Limit:
         self._is_starting = True
         self._round_s = -inf
         self._round_answers = 0
-        self._round_excess = 0.0
+        self._round_excess = inf
+        self._round_latency_s = self._round_delay_s = 0.0
         self._was_full = False
         self._full_s = -inf
         self._paused_until_s = -inf
@@ -127,7 +132,7 @@ class Limit:
             return min(self.silent_s(now_s), now_s - self._tried_s) >= self._try_after_s
         return is_urgent or now_s >= self._paused_until_s
 
-    def ask(self, kind: Hashable, now_s: float, *, can_wait: bool = False) -> Asked:
+    def ask(self, kind: Kind, now_s: float, *, can_wait: bool = False) -> Asked:
         """can_wait: that there is no more room for the like is no reason to ask for more."""
         if self._is_full():
             self._tried_s, self._try_after_s = now_s, min(TRY_MAX_S, 2 * self._try_after_s)
@@ -143,18 +148,15 @@ class Limit:
         self.answered_s, self._try_after_s = now_s, TRY_AFTER_S
         self.answered_sent_s = max(asked.sent_s, self.answered_sent_s)
         self._note_overtaken(asked)
-        if asked.kind in UNEVEN:
+        if asked.kind is Kind.SCAN:
             return
         latency_s = now_s - asked.sent_s
         best_s = self._best.seen(asked.kind, latency_s, now_s)
-        usual_s = min(latency_s, LATENCY_MAX_S)
-        self.latency_s += SMOOTHING * (usual_s - self.latency_s)
-        self.delay_s += SMOOTHING * (max(0.0, usual_s - best_s) - self.delay_s)
         if self.size < 1:
             pace_s = min(PACE_MAX_S, latency_s * (1 / self.size - 1))
             self._paused_until_s = now_s + pace_s
         if asked.sent_s >= self._round_s:
-            self._count(latency_s / (best_s + self._slack_s), now_s)
+            self._count(latency_s, best_s, now_s)
 
     def failed(self, asked: Asked, now_s: float) -> None:
         """It came to nothing at once: an error of the store's, or no connection."""
@@ -167,7 +169,7 @@ class Limit:
 
     def refused(self, now_s: float) -> None:
         """The store says that it is asked too much."""
-        self._reduce(0.5, now_s)
+        self._reduce(0.9, now_s)
 
     def unsent(self, asked: Asked) -> None:
         """It was not sent after all."""
@@ -195,7 +197,7 @@ class Limit:
         """Whether the like, or for a conditional write anything, that was sent so much later has
         been answered."""
         is_late = self.answered_sent_s >= asked.sent_s + OVERTAKEN_BY_S
-        return asked in self._overtaken or (asked.kind == CONDITIONAL and is_late)
+        return asked in self._overtaken or (asked.kind is Kind.CONDITIONAL and is_late)
 
     def waiting(self, since_s: float) -> list[Asked]:
         """What was asked before then and is still waited for."""
@@ -229,16 +231,22 @@ class Limit:
                 if asked.given_up_s is None:
                     self._overtaken[asked] = None
 
-    def _count(self, excess: float, now_s: float) -> None:
+    def _count(self, latency_s: float, best_s: float, now_s: float) -> None:
         """A round is as many answers as were asked at once, to requests sent since the last one.
 
-        excess: how long one took, as a share of how long it may take if much is asked.
+        The quickest of a round tells: a queue makes all wait, and a single one can be late for
+        many reasons.
         """
         self._round_answers += 1
-        self._round_excess += excess
-        if self._round_answers < int(self.size):
+        excess = latency_s / (best_s + self._slack_s)
+        if excess < self._round_excess:
+            self._round_excess = excess
+            self._round_latency_s, self._round_delay_s = latency_s, latency_s - best_s
+        if self._round_answers < max(ROUND_LEAST, int(self.size)):
             return
-        excess = self._round_excess / self._round_answers / (1 + 1 / self.size)
+        self.latency_s = min(LATENCY_MAX_S, self._round_latency_s)
+        self.delay_s = (self.delay_s + max(0.0, self._round_delay_s)) / 2
+        excess = self._round_excess / (1 + 1 / self.size)
         if excess > 1:
             self._reduce(1 / excess, now_s)
         elif self._was_full:
@@ -264,7 +272,7 @@ class Limit:
     def _begin_round(self, now_s: float) -> None:
         self._round_s = now_s
         self._round_answers = 0
-        self._round_excess = 0.0
+        self._round_excess = inf
         self._was_full = False
 
     def _probe_pause_s(self) -> float:
@@ -277,11 +285,11 @@ class Best:
 
     def __init__(self, slack_s: float) -> None:
         self._slack_s = slack_s
-        self._now: dict[Hashable, float] = {}
-        self._before: dict[Hashable, float] = {}
+        self._now: dict[Kind, float] = {}
+        self._before: dict[Kind, float] = {}
         self._began_s = -inf
 
-    def seen(self, kind: Hashable, latency_s: float, now_s: float) -> float:
+    def seen(self, kind: Kind, latency_s: float, now_s: float) -> float:
         """One took so long; how long one takes at best."""
         if now_s - self._began_s > BEST_FOR_S:
             self._began_s, self._before, self._now = now_s, self._now, {}

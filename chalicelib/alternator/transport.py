@@ -14,7 +14,7 @@ import orjson
 from chalicelib.alternator import outcome, tls
 from chalicelib.alternator.connection import Answer, NotConnected
 from chalicelib.alternator.gate import Gate, Rank, TooLong, Turn
-from chalicelib.alternator.limit import CONDITIONAL, Limit
+from chalicelib.alternator.limit import Kind, Limit
 from chalicelib.alternator.nodes import REFRESH_S, Nodes, Peer
 from chalicelib.alternator.outcome import Throttled, Unanswered, Unsent
 from chalicelib.alternator.requests import JsonObject, Request
@@ -38,7 +38,7 @@ class Manners:
     line_max_s: float | None
 
 
-PROCESSOR = Manners(slack_s=0.1, start=2, line_max_s=None)
+PROCESSOR = Manners(slack_s=0.1, start=3, line_max_s=None)
 VIEWS = Manners(slack_s=0.25, start=16, line_max_s=2.0)
 """Somebody waits for the answer: views may go before processors, up to a point."""
 
@@ -97,8 +97,9 @@ class Transport:
         sent_ms = 0
         try:
             async with asyncio.timeout(timeout_s) as patience:
-                kind = request.action if key is None else CONDITIONAL
-                turn = await self._gate.enter(rank, self._preferred(key, attempt), kind=kind)
+                turn = await self._gate.enter(
+                    rank, self._preferred(key, attempt), kind=_kind(request, key)
+                )
                 peer, asked = turn
                 if rank is Rank.CLAIM and self._comes_too_late(peer, patience.when()):
                     peer.limit.unsent(asked)
@@ -179,6 +180,12 @@ class Budget:
             return False
         self._left -= 1
         return True
+
+
+def _kind(request: Request, key: str | None) -> Kind:
+    if key is not None:
+        return Kind.CONDITIONAL
+    return Kind.SCAN if request.action == "Scan" else Kind.PLAIN
 
 
 def _content(answer: Answer) -> JsonObject:
