@@ -507,7 +507,7 @@ def test_20_000_tasks_at_one_instant(arena: Arena) -> None:
     assert findings.executions == BURST
     assert leases_lost(arena.stored()) == 0
     assert watch.peak_mib < RSS_MAX_MIB
-    assert watch.gap_s < 4
+    assert watch.gap_s < 6, "every 5 s at least, however slow the store is"
 
 
 class Watch:
