@@ -62,7 +62,7 @@ CLEAN_UP_S = 2.0
 words; and for deletions that still wait, if no task took the time of the drain."""
 CLEAN_LATER_S = 5.0
 """While more is ready than can run, deletions may wait for so long."""
-CLEAN_SLOW_S = 15.0
+CLEAN_SLOW_S = 20.0
 """While the store is slow, all of them are made together, this long after the last time."""
 LINGER_S = 30.0
 """A hint that was dealt with is not taken up again for this long: its deletion is under way."""
@@ -485,7 +485,8 @@ class Processor:
 
     async def _beat(self) -> None:
         """Called each second. Who is idle has less to say, and so has everybody while the store is
-        slow; others are looked at as often as the busiest of all beats."""
+        slow; others are looked at as often as the busiest of all beats, or this one if it is slow.
+        """
         now_s = self._clock.monotonic_s()
         self._store_watch.look(self._queue.pressure(), self._waiting())
         if self._running or self._heap:
@@ -497,7 +498,8 @@ class Processor:
             await self._queue.leave(self.id)
         else:
             await self._say(interval_s)
-        look_s = min(interval_s, self._fleet.least_interval_s(now_s)) - BEAT_INTERVAL_S / 2
+        busiest_s = interval_s if self._is_slow else self._fleet.least_interval_s(now_s)
+        look_s = min(interval_s, busiest_s) - BEAT_INTERVAL_S / 2
         if now_s < self._seen_s + look_s:
             self._compare_clocks([])
             return

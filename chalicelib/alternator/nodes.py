@@ -24,7 +24,7 @@ from chalicelib.config import Settings
 
 log = logging.getLogger(__name__)
 
-REFRESH_S = 10.0
+REFRESH_S = 30.0
 LOOK_TIMEOUT_S = 1.0
 SILENT_S = 1.0
 """A node that left a request unanswered, and answered nothing else for so long, is passed over
@@ -203,16 +203,17 @@ class Nodes:
             await peer.close()
 
     async def _watch(self) -> None:
-        """Look every so often, and soon after a node fell."""
+        """Look every so often, soon after a node fell, and more often as long as one is down."""
         while True:
             self._fallen.clear()
             try:
                 await self._look()
             except Exception:
                 log.exception("a look at the nodes went wrong", extra={"action": "nodes_error"})
-            await asyncio.sleep(self._refresh_s / 10)
+            await asyncio.sleep(self._refresh_s / 30)
+            are_all_up = not any(peer.is_down for peer in self.all())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._refresh_s * 0.9):
+                async with asyncio.timeout(self._refresh_s * (0.97 if are_all_up else 0.3)):
                     await self._fallen.wait()
 
     async def _look(self) -> None:
