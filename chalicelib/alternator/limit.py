@@ -67,7 +67,7 @@ class Limit:
     """Times are readings of the event loop's clock, in seconds.
 
     slack_s: how much longer than at best an answer may take. start: requests at once to begin with;
-    doubled each round until answers take longer; what can wait never gets more. most: at most.
+    doubled each round until half of that is seen; what can wait never gets more. most: at most.
     size: how many may be at the node at once. latency_s: of the latest answers. delay_s: by how
     much they took longer than at best.
     """
@@ -247,6 +247,8 @@ class Limit:
         self.latency_s = min(LATENCY_MAX_S, self._round_latency_s)
         self.delay_s = (self.delay_s + max(0.0, self._round_delay_s)) / 2
         excess = self._round_excess / (1 + 1 / self.size)
+        if self._round_delay_s > self._slack_s / 2:
+            self._is_starting = False
         if excess > 1:
             self._reduce(1 / excess, now_s)
         elif self._was_full:
