@@ -10,12 +10,13 @@ import heapq
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Protocol
 
 from chalicelib import fleet
+from chalicelib.agenda import Agenda
 from chalicelib.attempt import Again, Attempts
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
@@ -52,7 +53,7 @@ SHARDS_INTERVAL_S = 30.0
 FULL_SCAN_INTERVAL_S = 30.0
 LOOK_BACK_MS = 5_000
 """Each poll reads from this long before now: rows may arrive late."""
-HEAP_MAX = 10_000
+AGENDA_MAX = 10_000
 PAGE = 500
 HELD_BACK_S = 0.05
 """What the store has no room for is looked at again after this, if nothing ended before."""
@@ -98,14 +99,6 @@ class Scan:
     since_ms: int | None = None
     resume: str | None = None
     reading_full: bool = False
-
-
-@dataclass(order=True, slots=True)
-class Entry:
-    """A hint in the heap: look at it at this time."""
-
-    ready_ms: int
-    hint: Hint = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +149,7 @@ class Processor:
         self._said_interval_s = BEAT_INTERVAL_S
         self._store_watch = StoreWatch(self._clock, attempts.record)
         self._unripe: dict[Hint, int] = {}
-        self._heap: list[Entry] = []
+        self._agenda = Agenda(settings.batch_size)
         self._known: set[Hint] = set()
         self._lingering: list[tuple[float, Hint]] = []
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -209,7 +202,7 @@ class Processor:
         self._attempts.stopping = True
         for loop in loops:
             loop.cancel()
-        self._heap.clear()
+        self._agenda.drop(lambda hint: True)
         if self._running:
             await asyncio.wait(list(self._running.values()), timeout=drain_s)
         for left in list(self._running.values()):
@@ -218,13 +211,18 @@ class Processor:
     # Finding
 
     async def _poll(self) -> None:
-        """Read the own shards' hints that come due within the lookahead into the heap."""
+        """Read the own shards' hints that come due within the lookahead into the agenda.
+
+        Not while it holds more than will be claimed until the next time, unless that is for slow
+        handlers: then there may be room for another type.
+        """
         own = [shard for shard, owner in self._owners().items() if owner == self.id]
         self._leave_to_others(self._scans.keys() - own)
         self._scans = {shard: self._scans.get(shard, Scan()) for shard in own}
         self._forget_lingering()
         claims, self._claims_before = self._claims - self._claims_before, self._claims
-        if self._backlog() > claims:
+        is_quick = claims >= self._settings.batch_size
+        if (is_quick or self._is_slow) and self._backlog() > claims:
             return
         await self._all(self._poll_shard(shard, self._scans[shard]) for shard in own)
 
@@ -232,22 +230,17 @@ class Processor:
         """Their new owners have read the same hints: who claims them twice wastes a write."""
         if not shards:
             return
-        kept, count = list[Entry](), self._settings.shards
-        for entry in self._heap:
-            if shard_of(entry.hint.id, count) in shards:
-                self._known.discard(entry.hint)
-            else:
-                kept.append(entry)
-        heapq.heapify(kept)
-        self._heap = kept
+        count = self._settings.shards
+        left = self._agenda.drop(lambda hint: shard_of(hint.id, count) in shards)
+        self._known.difference_update(left)
 
     async def _poll_shard(self, shard: int, scan: Scan) -> None:
-        """Oldest first; what the heap has no room for is read on from there at the next poll."""
+        """Oldest first; what the agenda has no room for is read on from there at the next poll."""
         until_ms = self._clock.now_ms() + round(self._settings.lookahead_s * 1000)
         if scan.resume is None:
             scan.reading_full = self._clock.monotonic_s() >= scan.full_at_s
             scan.since_ms = None if scan.reading_full else self._clock.now_ms() - LOOK_BACK_MS
-        while (room := HEAP_MAX - len(self._heap)) > 0:
+        while (room := AGENDA_MAX - len(self._agenda)) > 0:
             page = await self._queue.due(
                 shard,
                 since_ms=scan.since_ms,
@@ -279,7 +272,7 @@ class Processor:
         have died just now. Its owner, as long as it lives, is one of the three; an idle one's shard
         is looked at by one other, and seldom.
         """
-        if self._free() <= 0 or self._is_ready_now():
+        if self._agenda.free <= 0 or self._is_ready_now():
             return
         now_ms = self._clock.now_ms()
         self._unripe = {hint: at_ms for hint, at_ms in self._unripe.items() if at_ms > now_ms}
@@ -331,7 +324,7 @@ class Processor:
             await self._take_foreign(ripe, awaits_leases=not has_owner)
             found = found or bool(page.hints)
             resume = page.next
-            if resume is None or self._free() <= 0:
+            if resume is None or self._agenda.free <= 0:
                 break
         if not found:
             calm_s = FOREIGN_CALM_S * self._rng.uniform(0.5, 1.0)
@@ -366,7 +359,7 @@ class Processor:
         self._shards = tuple(await self._queue.shards())
 
     def _offer(self, hint: Hint, at_ms: int | None = None) -> None:
-        """Put a hint into the heap, unless it is there, or under way, or not for this version.
+        """Put a hint into the agenda, unless it is there, or under way, or not for this version.
 
         at_ms: when to look at its task, if not at the hint's own time.
         """
@@ -377,7 +370,7 @@ class Processor:
             self._linger(hint, LEAVE_ALONE_S)
             self._report_once(f"type {hint.type!r}", "left alone: no handler for this task type")
             return
-        heapq.heappush(self._heap, Entry(hint.due_at_ms if at_ms is None else at_ms, hint))
+        self._again(hint, hint.due_at_ms if at_ms is None else at_ms)
 
     def _is_new(self, hint: Hint) -> bool:
         return hint not in self._known
@@ -399,13 +392,14 @@ class Processor:
     # Running
 
     def _waiting(self) -> int:
-        """How many hints are ready although there are free places."""
-        return len(self._heap) if self._free() > 0 and self._backlog() else 0
+        """How many hints are ready although there are places for them."""
+        has_turn = self._agenda.turn(self._clock.now_ms(), self._clock.monotonic_s()) is not None
+        return self._backlog() if has_turn else 0
 
     def _backlog(self) -> int:
-        """How many hints the heap holds, if it has begun to fall behind; else 0."""
-        is_behind = self._heap and self._heap[0].ready_ms < self._clock.now_ms() - BEHIND_MS
-        return len(self._heap) if is_behind else 0
+        """How many hints the agenda holds, if it has begun to fall behind; else 0."""
+        is_behind = self._agenda.first_ms() < self._clock.now_ms() - BEHIND_MS
+        return len(self._agenda) if is_behind else 0
 
     async def _flush(self) -> None:
         """What is due comes before what can be cleaned up later, and then in full batches."""
@@ -419,36 +413,34 @@ class Processor:
         is_busy = self._backlog() > self._settings.batch_size
         await self._queue.flush(age_s=CLEAN_LATER_S if is_busy else 0.0)
 
-    def _free(self) -> int:
-        return self._settings.batch_size - len(self._running)
-
     def _is_ready_now(self) -> bool:
-        return bool(self._heap) and self._heap[0].ready_ms <= self._clock.now_ms()
+        return self._agenda.first_ms() <= self._clock.now_ms()
 
     def _fill(self) -> None:
         """Start an attempt for each hint whose instant has come while there are free places.
 
-        What the store has no room for waits in the heap, all of it together.
+        Types take turns. What the store has no room for waits in the agenda, all of it together.
         """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._attempts.stopping or self._is_clock_off:
             return
-        while self._is_ready_now():
-            if self._free() <= 0:
-                return
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
+        while (type := self._agenda.turn(now_ms, now_s)) is not None:
             if not self._queue.may_claim(self._claiming, len(self._running) - self._claiming):
                 self._fill_in(HELD_BACK_S)
                 return
-            hint = heapq.heappop(self._heap).hint
+            hint = self._agenda.take(type)
             if hint.id in self._running:
-                self._again(hint, self._clock.now_ms() + 1_000)
+                self._agenda.done(hint)
+                self._again(hint, now_ms + 1_000)
             else:
                 self._claiming += 1
                 self._running[hint.id] = asyncio.create_task(self._attempt(hint))
-        if self._heap:
-            self._fill_in(max(0.001, (self._heap[0].ready_ms - self._clock.now_ms()) / 1000))
+        next_ms = self._agenda.next_ms(now_ms)
+        if next_ms < math.inf:
+            self._fill_in(max(0.001, (next_ms - now_ms) / 1000))
 
     def _fill_in(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._fill)
@@ -457,11 +449,11 @@ class Processor:
         """One claim less waits for its answer: there may be room for another."""
         self._claiming -= 1
         self._claims += 1
-        if self._heap:
+        if self._agenda:
             self._fill()
 
     def _again(self, hint: Hint, at_ms: int) -> None:
-        heapq.heappush(self._heap, Entry(at_ms, hint))
+        self._agenda.put(hint, at_ms, self._clock.monotonic_s())
 
     async def _attempt(self, hint: Hint) -> None:
         try:
@@ -475,6 +467,7 @@ class Processor:
             again = Again(self._clock.now_ms() + 1_000)
         finally:
             del self._running[hint.id]
+            self._agenda.done(hint)
         if again is None:
             self._linger(hint, LINGER_S)
         else:
@@ -489,7 +482,7 @@ class Processor:
         """
         now_s = self._clock.monotonic_s()
         self._store_watch.look(self._queue.pressure(), self._waiting())
-        if self._running or self._heap:
+        if self._running or self._agenda:
             self._idle_at_s = now_s + IDLE_AFTER_S
         interval_s = IDLE_BEAT_INTERVAL_S if now_s >= self._idle_at_s else self._usual_beat_s()
         if self._is_clock_off:
@@ -540,9 +533,10 @@ class Processor:
 
     def _held_back_s(self) -> int:
         """For how long the oldest ready hint has waited for the store's sake."""
-        if not self._store_watch.is_slow or not self._heap:
+        first_ms = self._agenda.first_ms()
+        if not self._store_watch.is_slow or first_ms == math.inf:
             return 0
-        return max(0, self._clock.now_ms() - self._heap[0].ready_ms) // 1000
+        return max(0, self._clock.now_ms() - round(first_ms)) // 1000
 
     def _compare_clocks(self, others: list[Heartbeat]) -> None:
         """Beyond 1 s off the store's clock, say so; beyond 1.5 s, claim nothing until mended."""
@@ -608,7 +602,7 @@ class Processor:
             log.warning("the store: %s", error, extra={"action": "store_unavailable"})
 
     def _report_once(self, about: str, text: str) -> None:
-        if about not in self._reported and len(self._reported) < HEAP_MAX:
+        if about not in self._reported and len(self._reported) < AGENDA_MAX:
             self._reported.add(about)
             log.warning("%s: %s", about, text, extra={"action": "left_alone"})
 

@@ -664,7 +664,7 @@ def test_heap_is_bounded_and_everything_is_worked_off() -> None:
         running = asyncio.create_task(run_for(20, processor))
         for _ in range(80):
             await asyncio.sleep(0.25)
-            sizes.append(len(processor._heap))
+            sizes.append(len(processor._agenda))
         await running
 
     run_virtually(watch)
