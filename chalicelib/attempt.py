@@ -20,6 +20,7 @@ from chalicelib.errors import StoreBusy, StoreUnavailable
 from chalicelib.handlers import HANDLERS, Handler, Run, called, checked_line
 from chalicelib.isolation import HandlerFailed, Isolated, IsolatedProcess
 from chalicelib.ledger import Record, no_record
+from chalicelib.output import Lines
 from chalicelib.store import Hint, Refused, TaskQueue
 from chalicelib.task import (
     FINISHED,
@@ -54,8 +55,8 @@ class Again:
 class Attempts:
     """Makes attempts for one processor, any number side by side.
 
-    emit: prints one line. isolate: makes a process of its own for a handler. record: takes note of
-    what happens.
+    emit: prints one line. is_held_up: whether lines do not leave; then no task is claimed. isolate:
+    makes a process of its own for a handler. record: takes note of what happens.
     stopping: set when no further handler may start. kill_at_s: for each task whose handler runs,
     the oldest claim first, the monotonic time at which somebody outside must end this process.
     """
@@ -68,6 +69,7 @@ class Attempts:
     bar_url: str
     handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
     isolate: Callable[[Run], Awaitable[Isolated]] = IsolatedProcess.start
+    is_held_up: Callable[[], bool] = lambda: False
     record: Record = no_record
     stopping: bool = False
     counts: Counter[str] = field(default_factory=Counter)
@@ -79,7 +81,7 @@ class Attempts:
         settings: Settings,
         queue: TaskQueue,
         clock: Clock,
-        emit: Callable[[str], None],
+        lines: Lines,
         record: Record = no_record,
     ) -> Self:
         """For a new processor of its own."""
@@ -88,7 +90,8 @@ class Attempts:
             clock=clock,
             rng=Random(),
             processor=str(uuid.uuid4()),
-            emit=emit,
+            emit=lines,
+            is_held_up=lines.is_held_up,
             bar_url=settings.bar_url,
             record=record,
         )

@@ -8,7 +8,6 @@ Its keyword parameters, if it has any, are what a task's payload must hold.
 
 import asyncio
 import json
-import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -76,16 +75,6 @@ def called(handler: Handler, run: Run) -> Awaitable[str]:
     """The handler under way, with the task's payload as its keyword arguments."""
     text = run.task.payload
     return handler(run, **json.loads(text)) if text else handler(run)
-
-
-class LinePrinter:
-    """Prints to a file descriptor, each line by one write of text and newline."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __call__(self, line: str) -> None:
-        os.write(self._descriptor, f"{line}\n".encode())
 
 
 def checked_line(line: object) -> str:

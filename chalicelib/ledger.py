@@ -6,11 +6,18 @@ monotonic one (`at_s`).
 """
 
 import json
+import logging
+import math
 import os
 from typing import Any, Protocol
 
 from chalicelib.clock import Clock
+from chalicelib.errors import InvalidSetting
 from chalicelib.task import Task
+
+log = logging.getLogger(__name__)
+
+TELL_EVERY_S = 30.0
 
 
 class Record(Protocol):
@@ -31,12 +38,25 @@ def no_record(event: str, task: Task | None, **more: Any) -> None:
 
 
 class Ledger:
-    """A Record in a file."""
+    """A Record in a file. Work goes on without it: what it cannot write, it counts.
+
+    lost: how many events were not written, or not as a whole.
+    """
 
     def __init__(self, path: str, clock: Clock) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        """Raises InvalidSetting if it cannot be opened."""
+        self.lost = 0
+        self._path = path
         self._clock = clock
         self._pid = os.getpid()
+        self._told_s = -math.inf
+        # A pipe that nobody empties must not hold up anybody.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            self._file = os.open(path, flags, 0o644)
+        except OSError as error:
+            message = f"--ledger {path}: it cannot be written ({error.strerror})"
+            raise InvalidSetting(message) from error
 
     def __call__(self, event: str, task: Task | None, **more: Any) -> None:
         line = {
@@ -47,7 +67,24 @@ class Ledger:
             "pid": self._pid,
             **more,
         }
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+        self._write(json.dumps(line).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        """The next line stands right behind one that was cut: its reader knows where it begins."""
+        try:
+            if os.write(self._file, line) < len(line):
+                self._miss("a line was cut")
+        except OSError as error:
+            self._miss(error.strerror)
+
+    def _miss(self, why: str | None) -> None:
+        self.lost += 1
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._told_s + TELL_EVERY_S:
+            self._told_s = now_s
+            text = "%d events could not be written to the ledger %s (%s)"
+            extra = {"action": "ledger_lost", "events": self.lost}
+            log.warning(text, self.lost, self._path, why, extra=extra)
 
     def close(self) -> None:
         os.close(self._file)

@@ -1,14 +1,26 @@
 """Structured logs: one JSON object a line, on stderr.
 
-Every line has a sentence (`message`) and an `action` that machines can key on.
+Every line has a sentence (`message`) and an `action` that machines can key on. Lines of one kind
+beyond ten within ten seconds are summed: a cause gets a line, not each task that it meets.
 """
 
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from chalicelib.clock import Clock, SystemClock
+from chalicelib.output import Outlet, TextOutlet
+
+WAITING_MAX = 1_000
+"""So many lines wait for a reader that stalls; later ones are dropped and counted."""
+FLUSH_WITHIN_S = 0.5
+WHOLE_MAX = 10
+WITHIN_S = 10.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -28,8 +40,108 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def set_up(level: int = logging.INFO) -> None:
-    """Send all logs of this process to stderr, in place of whatever handlers there were."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+@dataclass(slots=True)
+class Kind:
+    """Records of one kind since then. last: the last one that was not let through."""
+
+    since_s: float
+    count: int = 0
+    last: logging.LogRecord | None = None
+
+
+class Repeats:
+    """Lets the first ten records of a kind through, and sums the others."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._kinds: dict[tuple[Any, ...], Kind] = {}
+
+    def admits(self, record: logging.LogRecord) -> bool:
+        key = (record.name, record.levelno, getattr(record, "action", None), record.msg)
+        kind = self._kinds.setdefault(key, Kind(self._clock.monotonic_s()))
+        kind.count += 1
+        if kind.count <= WHOLE_MAX:
+            return True
+        kind.last = record
+        return False
+
+    def summaries(self, *, is_end: bool = False) -> Iterator[logging.LogRecord]:
+        """One record for each kind of which some were held back and whose time is over."""
+        now_s = self._clock.monotonic_s()
+        for key, kind in list(self._kinds.items()):
+            if is_end or now_s - kind.since_s >= WITHIN_S:
+                del self._kinds[key]
+                if kind.last is not None:
+                    yield _summed(kind.last, kind.count - WHOLE_MAX, now_s - kind.since_s)
+
+
+class Handler(logging.StreamHandler[Any]):
+    """Writes to stderr, or to an outlet, which never makes anybody wait."""
+
+    def __init__(self, clock: Clock, outlet: Outlet | None = None) -> None:
+        stream: Any = sys.stderr if outlet is None else TextOutlet(outlet)
+        super().__init__(stream)
+        self._outlet = outlet
+        self._repeats = Repeats(clock)
+        self._told_lost = 0
+        self.setFormatter(JsonFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.look()
+        if self._repeats.admits(record):
+            super().emit(record)
+
+    def look(self, *, is_end: bool = False) -> None:
+        """Tell what was held back for long enough, and how many lines are lost."""
+        with self.lock or contextlib.nullcontext():
+            for record in self._repeats.summaries(is_end=is_end):
+                super().emit(record)
+            lost = self._outlet.lost if self._outlet else 0
+            if self._outlet and lost > self._told_lost and self._outlet.waiting < WAITING_MAX // 2:
+                self._told_lost = lost
+                text = f"{lost} log lines could not be written"
+                super().emit(_record(logging.WARNING, __name__, text, action="log_lost"))
+
+    def close(self) -> None:
+        """What waits has half a second to leave."""
+        self.look(is_end=True)
+        if self._outlet:
+            self._outlet.flush(0.0 if self._outlet.is_stalled else FLUSH_WITHIN_S)
+        super().close()
+
+
+def set_up(outlet: Outlet | None = None, clock: Clock | None = None) -> Handler:
+    """Send all logs of this process to stderr, in place of whatever handlers there were.
+
+    outlet: of stderr; then what is printed there takes the same way, and nothing waits for it.
+    """
+    handler = Handler(clock or SystemClock(), outlet)
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    if outlet is not None:
+        sys.stderr = handler.stream
+    return handler
+
+
+def set_up_apart(clock: Clock) -> Handler:
+    """The same for a process that must go on whatever becomes of its stderr."""
+    return set_up(Outlet(2, clock, WAITING_MAX), clock)
+
+
+def look() -> None:
+    """Call it about once a second, for lines that were held back."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Handler):
+            handler.look()
+
+
+def _record(level: int, logger: str, text: str, **extra: Any) -> logging.LogRecord:
+    made = logging.LogRecord(logger, level, "", 0, text, None, None)
+    vars(made).update(extra)
+    return made
+
+
+def _summed(last: logging.LogRecord, count: int, seconds: float) -> logging.LogRecord:
+    """What stands for records that were held back."""
+    text = f"{count} more like this in {seconds:.0f} s, the last: {last.getMessage()}"
+    extra = {key: value for key, value in vars(last).items() if key not in _STANDARD}
+    return _record(last.levelno, last.name, text, **extra, repeated=count)

@@ -56,7 +56,7 @@ LOOK_BACK_MS = 5_000
 AGENDA_MAX = 10_000
 PAGE = 500
 HELD_BACK_S = 0.05
-"""What the store has no room for is looked at again after this, if nothing ended before."""
+"""What has to wait for the store, or for the output, is looked at again after this."""
 LAST_WORDS_S = 0.5
 CLEAN_UP_S = 2.0
 """A store that does not answer must not keep a processor from ending: it has so long for the last
@@ -428,7 +428,8 @@ class Processor:
             return
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         while (type := self._agenda.turn(now_ms, now_s)) is not None:
-            if not self._queue.may_claim(self._claiming, len(self._running) - self._claiming):
+            held = len(self._running) - self._claiming
+            if self._attempts.is_held_up() or not self._queue.may_claim(self._claiming, held):
                 self._fill_in(HELD_BACK_S)
                 return
             hint = self._agenda.take(type)

@@ -9,8 +9,8 @@ from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.attempt import Attempts
 from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
-from chalicelib.handlers import LinePrinter
 from chalicelib.ledger import Record, no_record
+from chalicelib.output import Lines, Outlet
 from chalicelib.processor import Grace, Processor
 
 LEAVE_BEFORE_S = 10.0
@@ -20,6 +20,8 @@ LINGER_S = 1.5
 SPARE_S = 1.0
 """So much of the time is not planned for."""
 LOOK_INTERVAL_S = 0.1
+LINES_WITHIN_S = 0.5
+"""So long the last lines have to leave."""
 
 
 class FaultHandlerWatchdog:
@@ -55,7 +57,8 @@ async def _run(
 ) -> dict[str, int]:
     queue = AlternatorTaskQueue.open(settings, clock)
     watchdog = FaultHandlerWatchdog(clock)
-    attempts = Attempts.of(settings, queue, clock, LinePrinter(1), record)
+    lines = Lines(Outlet(1, clock), clock)
+    attempts = Attempts.of(settings, queue, clock, lines, record)
     processor = Processor(
         attempts,
         settings,
@@ -65,19 +68,23 @@ async def _run(
         sweeps_always=True,
     )
     stop = asyncio.Event()
-    looking = asyncio.create_task(_stop_in_time(remaining_ms, stop))
+    looking = asyncio.create_task(_stop_in_time(remaining_ms, stop, lines))
     try:
         await processor.run(stop)
     finally:
         looking.cancel()
         watchdog.disarm()
         await queue.close()
+        lines.close(LINES_WITHIN_S)
     return processor.counts
 
 
-async def _stop_in_time(remaining_ms: Callable[[], float], stop: asyncio.Event) -> None:
+async def _stop_in_time(
+    remaining_ms: Callable[[], float], stop: asyncio.Event, lines: Lines
+) -> None:
     """The deadline may come nearer meanwhile, as it does when a local tick is told to end."""
     while (left_s := remaining_ms() / 1000 - LEAVE_BEFORE_S) > 0:
+        lines.look()
         await asyncio.sleep(min(LOOK_INTERVAL_S, left_s))
     stop.set()
 

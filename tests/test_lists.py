@@ -22,6 +22,7 @@ from chalicelib.attempt import Attempts
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import TaskNotFound, TaskRunning
+from chalicelib.output import Lines, Outlet
 from chalicelib.processor import Processor
 from chalicelib.store import TaskFilter
 from chalicelib.task import Task, TaskState
@@ -138,7 +139,9 @@ class Churn:
     def run_what_is_due(self) -> None:
         async def work() -> None:
             queue = AlternatorTaskQueue.open(self.settings, self.clock)
-            attempts = Attempts.of(self.settings, queue, self.clock, lambda line: None)
+            attempts = Attempts.of(
+                self.settings, queue, self.clock, Lines(Outlet(2, self.clock), self.clock)
+            )
             stop = asyncio.Event()
             processor = Processor(attempts, self.settings, NoWatchdog(), kind="worker")
             running = asyncio.create_task(processor.run(stop))

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,7 +17,7 @@ from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import ClockOffset, SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, SchedulerError, TaskNotFound
-from chalicelib.handlers import HANDLERS, LinePrinter, Run, handles
+from chalicelib.handlers import HANDLERS, Run, handles
 from chalicelib.store import Heartbeat
 from chalicelib.task import Task, TaskState
 from tests.fakes import NOON_MS, Ids, new_task
@@ -297,14 +296,6 @@ def test_bar_tells_the_status_of_its_site(teapot: str) -> None:
         return await HANDLERS["Bar"](run_of("Bar", teapot))
 
     assert asyncio.run(ask()) == "418"
-
-
-def test_line_is_written_at_once() -> None:
-    reader, writer = os.pipe()
-    LinePrinter(writer)("Baz 1")
-    assert os.read(reader, 100) == b"Baz 1\n"
-    os.close(reader)
-    os.close(writer)
 
 
 # Isolation

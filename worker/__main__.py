@@ -11,6 +11,8 @@ from chalicelib import log
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError
+from chalicelib.ledger import Ledger
+from chalicelib.output import check_descriptors
 from worker.life import Life
 from worker.supervisor import Supervisor
 
@@ -22,9 +24,12 @@ def main() -> int:
     parser.add_argument("--ledger", metavar="FILE", help="append what is done, as lines of JSON")
     parser.add_argument("--life", metavar="FILE", help="show there each second that all is well")
     options = parser.parse_args()
-    log.set_up()
     clock = SystemClock()
     try:
+        check_descriptors()
+        log.set_up_apart(clock)
+        if options.ledger:
+            Ledger(options.ledger, clock).close()
         settings, life = Settings.from_env(), Life.in_file(options.life, clock)
         return Supervisor(settings, options.processes, clock, life, options.ledger).run()
     except SchedulerError as error:

@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import gc
-import io
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from chalicelib import isolation
+from chalicelib import log as logs
 from chalicelib.alternator import outcome, tables
 from chalicelib.alternator.client import Client
 from chalicelib.alternator.queue import AlternatorTaskQueue
@@ -22,8 +22,8 @@ from chalicelib.attempt import Attempts
 from chalicelib.clock import Clock, SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreUnavailable
-from chalicelib.handlers import LinePrinter
 from chalicelib.ledger import Ledger, no_record
+from chalicelib.output import Lines, Outlet
 from chalicelib.processor import Processor
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ PARENT_LOOK_S = 0.2
 TURN_NOTED_EVERY_S = 1.0
 COLLECT_AFTER = 10_000
 """Net new objects before the garbage collector looks for cycles among them."""
+LINES_WITHIN_S = 0.5
+"""So long the last lines have to leave."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -76,15 +78,22 @@ def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) 
     _die_with(os.getppid())
     isolation.preload(__name__)
     _collect_seldom()
-    lines = os.dup(1)
+    clock = SystemClock()
+    stdout = os.dup(1)
     # Whatever a handler or a library prints must not get between the lines.
     os.dup2(2, 1)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
-    clock = SystemClock()
-    record = Ledger(ledger, clock) if ledger else no_record
-    attempts = partial(Attempts.of, settings, clock=clock, emit=LinePrinter(lines), record=record)
-    asyncio.run(_run(settings, SharedWatchdog(kill_at_s), turned_s, clock, attempts))
+    sys.stdout = logs.set_up_apart(clock).stream
+    try:
+        record = Ledger(ledger, clock) if ledger else no_record
+        lines = Lines(Outlet(stdout, clock), clock)
+        attempts = partial(Attempts.of, settings, clock=clock, lines=lines, record=record)
+        watchdog = SharedWatchdog(kill_at_s)
+        try:
+            asyncio.run(_run(settings, watchdog, turned_s, clock, attempts, lines))
+        finally:
+            lines.close(LINES_WITHIN_S)
+    finally:
+        logging.shutdown()
 
 
 async def _run(
@@ -93,6 +102,7 @@ async def _run(
     turned_s: Any,
     clock: Clock,
     attempts_on: Callable[[AlternatorTaskQueue], Attempts],
+    lines: Lines,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -100,7 +110,7 @@ async def _run(
         loop.add_signal_handler(number, stop.set)
     queue = AlternatorTaskQueue.open(settings, clock)
     attempts = attempts_on(queue)
-    noting = asyncio.create_task(_note_turns(turned_s, clock))
+    noting = asyncio.create_task(_note_turns(turned_s, clock, lines))
     try:
         await Processor(attempts, settings, watchdog, kind="worker").run(stop)
     finally:
@@ -109,10 +119,12 @@ async def _run(
     log.info("drained", extra={"action": "drained", "counts": dict(attempts.counts)})
 
 
-async def _note_turns(turned_s: Any, clock: Clock) -> None:
+async def _note_turns(turned_s: Any, clock: Clock, lines: Lines) -> None:
     """Tell the supervisor that this event loop is not blocked."""
     while True:
         turned_s.value = clock.monotonic_s()
+        lines.look()
+        logs.look()
         await asyncio.sleep(TURN_NOTED_EVERY_S)
 
 

@@ -3,6 +3,7 @@ exits 0 if it is fresh. It stands in a file since whoever looks at a container f
 by a command, and says nothing of the store: a worker that waits for it lives.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Self
 
 from chalicelib.clock import Clock, SystemClock
 from chalicelib.errors import InvalidSetting
+
+log = logging.getLogger(__name__)
 
 FRESH_S = 10.0
 SHOW_EVERY_S = 1.0
@@ -22,6 +25,7 @@ class Life:
         self._file = file
         self._clock = clock
         self._shown_s = float("-inf")
+        self._is_told = False
 
     @classmethod
     def in_file(cls, name: str | None, clock: Clock) -> Self:
@@ -39,7 +43,23 @@ class Life:
         now_s = self._clock.monotonic_s()
         if self._file is not None and now_s - self._shown_s >= SHOW_EVERY_S:
             self._shown_s = now_s
-            os.pwrite(self._file, f"{now_s:020.3f}".encode(), 0)
+            self._write(f"{now_s:020.3f}".encode())
+
+    def _write(self, sign: bytes) -> None:
+        """Who cannot show its life lives on."""
+        assert self._file is not None
+        try:
+            os.pwrite(self._file, sign, 0)
+        except OSError as error:
+            if not self._is_told:
+                text, extra = "the sign of life cannot be written: %s", {"action": "life_lost"}
+                log.warning(text, error.strerror, extra=extra)
+        else:
+            if self._is_told:
+                log.info("the sign of life is written again", extra={"action": "life_shown"})
+            self._is_told = False
+            return
+        self._is_told = True
 
 
 def is_fresh(file: Path, clock: Clock) -> bool:

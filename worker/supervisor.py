@@ -8,6 +8,7 @@ from multiprocessing.context import ForkProcess
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
+from chalicelib import log as logs
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from worker import child
@@ -70,6 +71,7 @@ class Supervisor:
                 self._look_after(slot)
             if all(self._is_well(slot) for slot in self._slots):
                 self._life.show()
+            logs.look()
             self._wait()
         return self._end()
 
