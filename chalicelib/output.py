@@ -56,7 +56,7 @@ class Outlet:
     ) -> None:
         self.lost = 0
         self.why = ""
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._clock = clock
         self._write_some = write
         self._sleep = sleep
@@ -132,7 +132,7 @@ class Outlet:
             left = memoryview(batch)
             while left:
                 try:
-                    left = left[self._write_some(self._descriptor, left) :]
+                    left = left[self._write_some(self.descriptor, left) :]
                 except OSError as error:
                     self.why = os.strerror(error.errno or 0)
                     if error.errno not in WORTH_WAITING:
@@ -144,7 +144,7 @@ class Outlet:
         """Until there may be room again."""
         if error.errno == errno.EAGAIN:
             poll = select.poll()
-            poll.register(self._descriptor, select.POLLOUT)
+            poll.register(self.descriptor, select.POLLOUT)
             poll.poll(RETRY_S * 1000)
         else:
             self._sleep(RETRY_S)
@@ -157,12 +157,12 @@ class Outlet:
             return
         with _file_locks.setdefault(self._file, Lock()):
             with contextlib.suppress(OSError):
-                fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+                fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
             try:
                 yield
             finally:
                 with contextlib.suppress(OSError):
-                    fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+                    fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
 
 
 class Lines:
@@ -221,6 +221,9 @@ class TextOutlet(TextIOBase):
         super().__init__()
         self._outlet = outlet
         self._begun = ""
+
+    def fileno(self) -> int:
+        return self._outlet.descriptor
 
     def writable(self) -> bool:
         return True

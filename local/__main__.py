@@ -12,6 +12,7 @@ from chalicelib import log
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError
+from chalicelib.output import check_descriptors
 from local.processes import say
 from local.settings import LocalSettings
 
@@ -24,8 +25,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
     parser.add_argument("command", choices=["run", "tables", "tick", "ticker", "verify", "task"])
     command = parser.parse_args().command
-    log.set_up()
     try:
+        check_descriptors()
+        log.set_up_apart(SystemClock())
         _do(command)
     except SchedulerError as error:
         say(str(error))

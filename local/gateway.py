@@ -19,6 +19,7 @@ from chalice.config import Config
 
 from chalicelib import api, log
 from chalicelib.api import HttpError
+from chalicelib.clock import SystemClock
 from chalicelib.parsing import shortened
 
 READ_OFF_BYTES_MAX = 64 * 1024 * 1024
@@ -37,7 +38,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 def mend() -> None:
     """Have `chalice local` use the classes below, and log to stderr instead of stdout."""
     local.LocalDevServer = Server  # type: ignore[misc, assignment]
-    log.set_up()
+    log.set_up_apart(SystemClock())
 
 
 class HttpServer(local.ThreadedHTTPServer):

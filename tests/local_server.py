@@ -25,7 +25,7 @@ def served(tables: Tables | None = None) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entry, "service", lambda: service)
         patch.setattr(local, "LocalDevServer", local.LocalDevServer)
-        patch.setattr(log, "set_up", lambda: None)
+        patch.setattr(log, "set_up_apart", lambda clock: None)
         gateway.mend()
         server = _server().server
         thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)

@@ -307,7 +307,7 @@ def test_mending_logs_to_stderr_and_puts_our_server_in_place(
 ) -> None:
     done = []
     monkeypatch.setattr(local, "LocalDevServer", local.LocalDevServer)
-    monkeypatch.setattr(log, "set_up", lambda: done.append("log"))
+    monkeypatch.setattr(log, "set_up_apart", lambda clock: done.append("log"))
     gateway.mend()
     assert local.LocalDevServer is gateway.Server
     assert done == ["log"]
