@@ -35,6 +35,8 @@ WORTH_WAITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOBU
 """Somebody can put an end to these."""
 
 _file_locks: dict[tuple[int, int], Lock] = {}
+# A thread that held one did not come along.
+os.register_at_fork(after_in_child=_file_locks.clear)
 
 
 class Outlet:
@@ -195,7 +197,7 @@ class Lines:
             self._stalled_s = now_s
             text = "standard output takes no line (%s): no task is claimed until it does"
             extra = {"action": "output_stalled"}
-            log.warning(text, self._outlet.why or "its reader does not read", extra=extra)
+            log.warning(text, self._outlet.why or "a write does not end", extra=extra)
         if self._outlet.lost > self._told_lost and now_s >= self._tell_lost_s:
             self._tell_lost_s = now_s + TELL_EVERY_S
             self._tell_lost(self._outlet.lost)

@@ -82,6 +82,8 @@ def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) 
     stdout = os.dup(1)
     # Whatever a handler or a library prints must not get between the lines.
     os.dup2(2, 1)
+    # Those of the supervisor write by a thread that did not come along.
+    logging.getLogger().handlers.clear()
     sys.stdout = logs.set_up_apart(clock).stream
     try:
         record = Ledger(ledger, clock) if ledger else no_record
