@@ -103,8 +103,8 @@ class IsolatedProcess:
 
 
 def _run_in_child(pipe: "Connection[Any, Any]", task: Task, bar_url: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     pipe.send(None)
     pipe.recv()

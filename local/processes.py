@@ -1,5 +1,6 @@
 """The programs of a local run: started, kept running, and ended with it."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -13,6 +14,7 @@ from types import FrameType
 from chalicelib.clock import Clock
 from chalicelib.errors import SchedulerError
 from local.settings import ROOT
+from worker.ending import ending_signals
 
 LOOK_EVERY_S = 0.1
 RESTART_WAIT_S = 0.5
@@ -35,12 +37,13 @@ class Stopping(Exception):
 
 
 def say(line: str) -> None:
-    """One line for the person at the terminal; stdout belongs to the tasks."""
-    print(f"local: {line}", file=sys.stderr, flush=True)
+    """One line for the person at the terminal, if there is one; stdout belongs to the tasks."""
+    with contextlib.suppress(OSError):
+        print(f"local: {line}", file=sys.stderr, flush=True)
 
 
 class Signals:
-    """Whether this run was told to end, by SIGINT, SIGTERM or an interrupted make."""
+    """Whether this run was told to end, by SIGINT, SIGTERM, SIGHUP or an interrupted make."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -50,8 +53,8 @@ class Signals:
         """Told twice: no more patience."""
 
     def install(self) -> None:
-        signal.signal(signal.SIGINT, self._note)
-        signal.signal(signal.SIGTERM, self._note)
+        for number in ending_signals():
+            signal.signal(number, self._note)
 
     @property
     def stopping(self) -> bool:
@@ -279,16 +282,16 @@ def _make_above() -> int | None:
 
 
 def _is_interrupted(make: int) -> bool:
-    """Whether make got a SIGINT, or is gone.
+    """Whether make got a SIGINT or a SIGHUP, or is gone.
 
-    GNU make does not pass a SIGINT on: it counts on the terminal, which sends it to everybody,
-    and waits. That it got one shows all the same: it neither handles nor ignores the next.
+    GNU make passes neither on: it counts on the terminal, which sends them to everybody, and
+    waits. That it got one shows all the same: it neither handles nor ignores the next.
     """
     status = _status(make)
     if os.getppid() != make or not status:
         return True
-    bit = 1 << (signal.SIGINT - 1)
-    return not (int(status["SigCgt"], 16) | int(status["SigIgn"], 16)) & bit
+    heeded = int(status["SigCgt"], 16) | int(status["SigIgn"], 16)
+    return any(not heeded & 1 << (number - 1) for number in (signal.SIGINT, signal.SIGHUP))
 
 
 def _status(pid: int) -> dict[str, str]:

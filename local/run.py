@@ -25,7 +25,7 @@ API_GRACE_S = 3.0
 
 
 def run(settings: LocalSettings, clock: Clock) -> None:
-    """Run the whole service until SIGINT or SIGTERM.
+    """Run the whole service until SIGINT, SIGTERM or SIGHUP.
 
     Raises InvalidSetting or StartFailed if it cannot be started; nothing is left running then.
     """

@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 from chalicelib.clock import Clock
+from worker.ending import ending_signals
 
 TIMEOUT_MS = 60_000
 NOTICE_MS = 7_000
@@ -49,10 +50,10 @@ def scheduled_event(now_ms: int) -> dict[str, Any]:
 
 
 def run_tick(clock: Clock) -> None:
-    """Run the tick of app.py. SIGINT and SIGTERM make it end within NOTICE_MS."""
+    """Run the tick of app.py. SIGINT, SIGTERM and SIGHUP make it end within NOTICE_MS."""
     from app import app
 
     context = Context(clock)
-    signal.signal(signal.SIGINT, context.end_soon)
-    signal.signal(signal.SIGTERM, context.end_soon)
+    for number in ending_signals():
+        signal.signal(number, context.end_soon)
     app.handler_map["tick"](scheduled_event(clock.now_ms()), context)

@@ -20,7 +20,7 @@ def ticking(env: Mapping[str, str], clock: Clock) -> Repeated:
 
 
 def run_ticker(env: Mapping[str, str], clock: Clock) -> None:
-    """Tick until SIGINT or SIGTERM.
+    """Tick until SIGINT, SIGTERM or SIGHUP.
 
     LIFE_FILE names a file for a sign of life, shown while no tick has failed since the last one
     that ended well. Raises InvalidSetting.

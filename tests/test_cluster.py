@@ -126,7 +126,7 @@ def test_stray_prints_do_not_get_between_the_lines(cluster: Cluster) -> None:
     assert "a stray line" in cluster.log()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_drains(cluster: Cluster, number: int) -> None:
     worker = cluster.worker("--processes", "2")
     cluster.wait_ready(2)

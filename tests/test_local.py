@@ -1,5 +1,6 @@
 """`make run`: settings, installation, processes, and the whole service started for real."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -8,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +20,11 @@ from typing import Any
 import pytest
 
 from chalicelib.alternator.client import Client
+from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting
+from chalicelib.task import Task, TaskState
 from local import engine, tick
 from local.processes import Program, Repeated, Signals, StartFailed, Stopping, Supervisor
 from local.run import _data_is_ours
@@ -28,6 +33,7 @@ from tests.conftest import free_port
 from tests.engine import Engine
 from tests.fakes import NOON_MS, FakeClock
 from tests.front import HOSTS, Front, front, permission_check
+from worker.ending import ending_signals
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -390,7 +396,7 @@ input()
 
 @linux_only
 @pytest.mark.wall_clock
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_a_signal_to_make_alone_is_seen(number: signal.Signals, tmp_path: Path) -> None:
     code = (
         "import time; from local.processes import Signals; from tests.fakes import FakeClock;"
@@ -575,6 +581,99 @@ def test_a_store_that_does_not_answer_is_told_in_one_line(start: Callable[..., R
     assert run.process.wait(30) == 1
     assert "local: the tables cannot be made ready: " in run.err.read_text().splitlines()[-1]
     assert run.out.read_text() == ""
+
+
+class Terminal:
+    """A terminal with `python -m local run` in it, on a store that outlives both."""
+
+    def __init__(self, engine_url: str, prefix: str) -> None:
+        self._screen, theirs = os.openpty()
+        env = {
+            "ENGINE": engine_url,
+            "TABLE_PREFIX": prefix,
+            "PORT": str(free_port()),
+            "WORKERS": "1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "local", "run"],
+            cwd=ROOT,
+            env=os.environ | env,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+
+    def wait_ready(self) -> None:
+        shown = b""
+        while b"ready: " not in shown:
+            shown += os.read(self._screen, 4096)
+
+    def close(self) -> None:
+        """The kernel sends SIGHUP to all in the foreground, and takes what they print no more."""
+        os.close(self._screen)
+
+
+@linux_only
+@pytest.mark.wall_clock
+def test_a_terminal_that_is_closed_drains_the_run(
+    engine: Engine, client: Client, settings: Settings
+) -> None:
+    clock = SystemClock()
+    store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix)
+    terminal = Terminal(engine.settings.endpoints[0], settings.table_prefix)
+    try:
+        terminal.wait_ready()
+        ids = [str(uuid.uuid4()) for _ in range(3)]
+        for id in ids:
+            now_ms = clock.now_ms()
+            store.create(Task.new(id=id, type="Foo", send_ts_ms=0, now_ms=now_ms, token=id))
+        wait_for(lambda: {store.get(id).state for id in ids} == {TaskState.RUNNING})
+        terminal.close()
+        assert terminal.process.wait(10) == 0
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+    assert [(store.get(id).state, store.get(id).attempt) for id in ids] == [("completed", 1)] * 3
+
+
+@linux_only
+@pytest.mark.wall_clock
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_what_is_sent_to_all_does_not_end_a_handler_apart(number: int) -> None:
+    code = f"""
+import asyncio, os, random, signal
+from chalicelib.handlers import Run
+from chalicelib.isolation import IsolatedProcess
+from tests.fakes import Ids, new_task
+
+async def main():
+    isolated = await IsolatedProcess.start(Run(task=new_task(Ids()), rng=random.Random()))
+    os.killpg(0, {int(number)})
+    print(await isolated.line())
+
+if __name__ == "__main__":
+    signal.signal({int(number)}, lambda *_: None)
+    asyncio.run(main())
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert run.stdout.startswith("Baz "), run.stderr
+
+
+def test_a_hangup_is_heeded_unless_it_is_to_be_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
+    assert signal.SIGHUP in ending_signals()
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    assert ending_signals() == (signal.SIGTERM, signal.SIGINT)
 
 
 # The store of somebody else, by a role that may read and write and no more

@@ -1,7 +1,7 @@
 """`python -m worker [--processes N]`: a supervisor and N processes that run tasks.
 
-SIGTERM or SIGINT drains: no more claims, running tasks end within their deadline, exit 0 within
-7 s. A second signal more than 1 s after the first ends at once.
+SIGTERM, SIGINT or SIGHUP drains: no more claims, running tasks end within their deadline, exit 0
+within 7 s. A second signal more than 1 s after the first ends at once.
 """
 
 import argparse

@@ -25,6 +25,7 @@ from chalicelib.errors import InvalidSetting, StoreUnavailable
 from chalicelib.ledger import Ledger, no_record
 from chalicelib.output import Lines, Outlet
 from chalicelib.processor import Processor
+from worker.ending import ending_signals
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bo
 def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) -> None:
     """Runs in a forked process; ends with the supervisor, however that ends."""
     # The supervisor's handlers were inherited; until ours stand, a signal simply ends us.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         signal.signal(number, signal.SIG_DFL)
     _die_with(os.getppid())
     isolation.preload(__name__)
@@ -108,7 +109,7 @@ async def _run(
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         loop.add_signal_handler(number, stop.set)
     queue = AlternatorTaskQueue.open(settings, clock)
     attempts = attempts_on(queue)

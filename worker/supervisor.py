@@ -12,6 +12,7 @@ from chalicelib import log as logs
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from worker import child
+from worker.ending import ending_signals
 from worker.life import Life
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Supervisor:
         self._signals_s: list[float] = []
 
     def run(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ending_signals():
             signal.signal(number, self._on_signal)
         child.wait_for_store(self._settings, self._clock, self._is_stopped)
         while not self._signals_s:
