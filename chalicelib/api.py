@@ -366,6 +366,16 @@ def too_large(bytes_max: int) -> HttpError:
     )
 
 
+def server_busy() -> HttpError:
+    """This server has too many connections for this one."""
+    return HttpError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "This server has too many connections. Nothing was changed; try again later.",
+        type="ServerBusy",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
 def unknown_path(path: str) -> HttpError:
     message = "There is nothing at this path."
     return HttpError(HTTPStatus.NOT_FOUND, message, details={"path": shortened(path)})

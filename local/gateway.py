@@ -1,11 +1,13 @@
 """The local server of `chalice local`, mended: quick, hard to upset, and one shape of error.
 
 As it comes, it waits 40 ms for each answer's acknowledgement, drops connections beyond five at
-once, answers in HTML or not at all what it cannot read, and imitates API Gateway's 403 for an
-unknown path. Nothing of this is deployed.
+once, answers in HTML or not at all what it cannot read, imitates API Gateway's 403 for an
+unknown path, and holds any number of connections for ever. Nothing of this is deployed.
 """
 
 import contextlib
+import errno
+import io
 import re
 import socket
 from collections.abc import Collection, Iterator, Mapping
@@ -19,16 +21,25 @@ from chalice.config import Config
 
 from chalicelib import api, log
 from chalicelib.api import HttpError
-from chalicelib.clock import SystemClock
+from chalicelib.clock import Clock, Sleep, SystemClock, pause
 from chalicelib.parsing import shortened
+from local.crowd import Crowd, connections_max
 
 READ_OFF_BYTES_MAX = 64 * 1024 * 1024
 """So much of an over-long body is read, so that its sender reads our answer and no reset."""
 PIECE_BYTES = 65_536
 LINE_BYTES_MAX = 4096
+HEAD_LINE_BYTES_MAX = 65_536
 IDLE_S = 60.0
+"""So long a connection may wait for a request to begin."""
+HEAD_S = 10.0
 BODY_IDLE_S = 5.0
+BODY_S = 60.0
+ANSWER_IDLE_S = 10.0
 LINGER_S = 1.0
+LINGER_ALL_S = 10.0
+FULL_PAUSE_S = 0.1
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -42,9 +53,39 @@ def mend() -> None:
 
 
 class HttpServer(local.ThreadedHTTPServer):
-    """Takes a burst of new connections."""
+    """Takes a burst of new connections, and no more of them than it has room for."""
 
     request_queue_size = 128
+    clock: Clock = SystemClock()
+    sleep: Sleep = staticmethod(pause)
+
+    def __init__(self, *arguments: Any) -> None:
+        self.crowd = Crowd(connections_max())
+        super().__init__(*arguments)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            taken: tuple[socket.socket, Any] = super().get_request()
+            return taken
+        except OSError as error:
+            if error.errno in NO_DESCRIPTORS:  # To try again at once would be to spin.
+                self.crowd.make_room()
+                self.sleep(FULL_PAUSE_S)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self.crowd.enter(request):
+            super().process_request(request, client_address)
+            return
+        with contextlib.suppress(OSError):
+            request.setblocking(False)
+            request.send(full_answer())
+            request.recv(PIECE_BYTES)  # What is left unread would take our answer with it.
+        self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.crowd.leave(request)
+        super().shutdown_request(request)
 
 
 class Server(local.LocalDevServer):
@@ -68,14 +109,48 @@ class Gateway(local.LocalGateway):
         return self._app_object(event, self._generate_lambda_context())
 
 
+class Dropped(Exception):
+    """The connection had to make way for another one."""
+
+
+class Input(io.RawIOBase):
+    """What comes on a connection, for as long as may be waited for it.
+
+    Raises TimeoutError or Dropped.
+    """
+
+    def __init__(self, connection: socket.socket, server: HttpServer) -> None:
+        self._connection = connection
+        self._server = server
+        self._idle_s = self._until_s = 0.0
+
+    def expect(self, idle_s: float, whole_s: float) -> None:
+        """From now on wait so long for the next bytes, and so long for all of them."""
+        self._idle_s, self._until_s = idle_s, self._server.clock.monotonic_s() + whole_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self._until_s - self._server.clock.monotonic_s()
+        if left_s <= 0:
+            raise TimeoutError
+        self._connection.settimeout(min(self._idle_s, left_s))
+        size = self._connection.recv_into(buffer)
+        if not size and self._server.crowd.was_dropped(self._connection):
+            raise Dropped
+        return size
+
+
 class RequestHandler(BaseHTTPRequestHandler):
     """One connection, in a thread of its own."""
+
+    server: HttpServer
 
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.1"
     wbufsize = -1
     disable_nagle_algorithm = True  # An answer longer than the buffer is two writes still.
-    timeout = IDLE_S
 
     def __init__(
         self, request: Any, client_address: Any, server: Any, app_object: Chalice, config: Config
@@ -85,27 +160,69 @@ class RequestHandler(BaseHTTPRequestHandler):
         self._has_skipped_line = False
         super().__init__(request, client_address, server)
 
-    def __getattr__(self, name: str) -> Any:
-        """Every method is handled, by the app: `do_` and an invented one too."""
-        if name.startswith("do_"):
-            return self._handle
-        raise AttributeError(name)
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self._input = Input(self.connection, self.server)
+        self.rfile = self._coming = io.BufferedReader(self._input)
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # The client went away: nobody to be told.
+        # The client went away, or takes no answer: nobody to be told.
+        with contextlib.suppress(ConnectionError, TimeoutError):
             super().handle()
+
+    def handle_one_request(self) -> None:
+        """Every method is handled by the app, invented ones too."""
+        self.close_connection = True
+        if not self._has_begun():
+            return
+        self._input.expect(HEAD_S, HEAD_S)
+        try:
+            self.raw_requestline = self.rfile.readline(HEAD_LINE_BYTES_MAX + 1)
+            is_whole = self._has_line() and self.parse_request()
+        except TimeoutError:
+            self._refuse_unread(HttpError(HTTPStatus.REQUEST_TIMEOUT, "The head did not come."))
+        except Dropped:
+            self._refuse_unread(api.server_busy())
+        else:
+            if is_whole:
+                self._handle()
+            self.wfile.flush()
 
     def finish(self) -> None:
         """Close. What is left unread is read off first, or the answer might be lost with it."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, Dropped):
             self.wfile.flush()
             if self._has_unread:
-                self.connection.shutdown(socket.SHUT_WR)
-                self.connection.settimeout(LINGER_S)
-                for _ in range(READ_OFF_BYTES_MAX // PIECE_BYTES):
-                    if not self.connection.recv(PIECE_BYTES):
-                        break
-            super().finish()
+                self._read_off()
+        with contextlib.suppress(OSError):  # It holds what a client that is gone did not take.
+            self.wfile.close()
+        self.rfile.close()
+
+    def _has_begun(self) -> bool:
+        """Wait for a request to begin. False if none does."""
+        self._input.expect(IDLE_S, IDLE_S)
+        self.server.crowd.wait(self.connection)
+        try:
+            return bool(self._coming.peek(1))
+        except (TimeoutError, Dropped):
+            return False
+
+    def _has_line(self) -> bool:
+        if len(self.raw_requestline) <= HEAD_LINE_BYTES_MAX:
+            return True
+        self.command = self.requestline = self.request_version = ""
+        self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
+        return False
+
+    def _read_off(self) -> None:
+        self.server.crowd.wait(self.connection)
+        self.connection.shutdown(socket.SHUT_WR)
+        self._input.expect(LINGER_S, LINGER_ALL_S)
+        piece = bytearray(PIECE_BYTES)
+        for _ in range(READ_OFF_BYTES_MAX // PIECE_BYTES):
+            if not self._input.readinto(piece):
+                return
 
     def parse_request(self) -> bool:
         self.command, self.request_version = "", self.default_request_version
@@ -124,7 +241,8 @@ class RequestHandler(BaseHTTPRequestHandler):
         if self.headers.defects:
             self.send_error(HTTPStatus.BAD_REQUEST, "A header line cannot be read.")
             return False
-        if self.headers.get("Expect", "100-continue").lower() != "100-continue":
+        expected = {value.strip().lower() for value in self.headers.get_all("Expect", [])}
+        if expected - {"100-continue"}:
             self.send_error(HTTPStatus.EXPECTATION_FAILED)
             return False
         return True
@@ -171,7 +289,13 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.close_connection = self._has_unread = True
         self._send(error.response().to_dict())
 
+    def _refuse_unread(self, error: HttpError) -> None:
+        """The same, while not even its first line may be known."""
+        self.command, self.request_version = "", self.default_request_version
+        self._refuse(error)
+
     def _send(self, response: Mapping[str, Any]) -> None:
+        self.connection.settimeout(ANSWER_IDLE_S)
         status, body = response["statusCode"], response["body"].encode()
         self.send_response(status)
         for name, value in response["headers"].items():
@@ -190,7 +314,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         bytes_max = api.bytes_max(self.path)
         keeps_open = not self.close_connection
         self.close_connection = self._has_unread = True
-        self.connection.settimeout(BODY_IDLE_S)
+        self._input.expect(BODY_IDLE_S, BODY_S)
         try:
             for piece in self._body_pieces():
                 size += len(piece)
@@ -202,7 +326,9 @@ class RequestHandler(BaseHTTPRequestHandler):
             if size > bytes_max:
                 raise api.too_large(bytes_max) from None
             raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "The body did not come.") from None
-        self.connection.settimeout(IDLE_S)
+        except Dropped:
+            raise api.server_busy() from None
+        self.server.crowd.serve(self.connection)
         self.close_connection, self._has_unread = not keeps_open, False
         if size > bytes_max:
             raise api.too_large(bytes_max)
@@ -252,6 +378,15 @@ class RequestHandler(BaseHTTPRequestHandler):
         if not line.endswith(b"\n"):
             raise malformed("body", None, "a line of the chunked encoding")
         return line.rstrip(b"\r\n")
+
+
+def full_answer() -> bytes:
+    """To whom no place can be made."""
+    response = api.server_busy().response().to_dict()
+    body: bytes = response["body"].encode()
+    headers = {**response["headers"], "Content-Length": len(body), "Connection": "close"}
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join(["HTTP/1.1 503 Service Unavailable", *lines, "", ""]).encode() + body
 
 
 def _only_length(lengths: Collection[str]) -> int:

@@ -1,19 +1,26 @@
 """The local server, over real sockets."""
 
+import contextlib
+import errno
+import gc
 import http.client
 import json
 import logging
+import resource
 import socket
 import struct
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 from chalice import local
 
 from chalicelib import api, log
-from local import gateway
+from local import crowd, gateway
 from tests.hostile_requests import GOOD, HOSTILE, JSON, Hostile
 from tests.local_server import served
 
@@ -25,6 +32,7 @@ def port() -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway, "BODY_IDLE_S", 0.3)
         patch.setattr(gateway, "LINGER_S", 0.3)
+        patch.setattr(gateway, "HEAD_S", 0.5)
         with served() as port:
             yield port
 
@@ -277,13 +285,18 @@ def test_what_breaks_in_the_gateway_is_500(
     assert answer.error()["Details"]["error_id"] in caplog.text
 
 
+def reset(line: Line) -> None:
+    """Have the line's end tell the server that what it sends is not wanted."""
+    line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def test_a_client_that_resets_the_connection_costs_nothing(
     port: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for data in [b"", b"GET", b"GET /task HTTP/1.1\r\n\r\n" * 50]:
         with Line(port) as line:
             line.send(data)
-            line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset(line)
     assert raw(port, b"GET /health HTTP/1.1\r\n\r\n").status == 200
     assert capfd.readouterr() == ("", "")
 
@@ -294,6 +307,157 @@ def test_a_burst_of_connections_is_taken(port: int) -> None:
     with ThreadPoolExecutor(32) as pool:
         found = list(pool.map(lambda _: raw(port, b"GET /task HTTP/1.1\r\n\r\n").status, range(64)))
     assert found == [200] * 64
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A server with room for eight."""
+    monkeypatch.setattr(gateway, "connections_max", lambda: 8)
+    with served() as port:
+        yield port
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /hea", post(b"Content-Length: 5", b"ab")])
+def test_who_has_waited_longest_makes_way(narrow: int, begun: bytes) -> None:
+    lines = []
+    for _ in range(20):
+        lines.append(Line(narrow))
+        lines[-1].send(begun)
+        assert raw(narrow, b"GET /health HTTP/1.1\r\n\r\n").status == 200
+    if begun:
+        answer = lines[0].answer()
+        assert (answer.error()["Type"], answer.headers["Retry-After"]) == ("ServerBusy", "1")
+    assert lines[0].is_closed()
+    lines[-1].socket.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        lines[-1].is_closed()
+    for line in lines:
+        line.__exit__()
+
+
+def test_a_request_that_is_answered_makes_no_way(
+    narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, under_way = threading.Event(), threading.Semaphore(0)
+
+    def slow_health() -> Any:
+        under_way.release()
+        go_on.wait(10)
+        return api.json_response({"status": "ok"})
+
+    monkeypatch.setattr(api, "health", slow_health)
+    lines = [Line(narrow) for _ in range(8)]
+    for line in lines:
+        line.send(b"GET /health HTTP/1.1\r\n\r\n")
+        assert under_way.acquire(timeout=10)
+    with Line(narrow) as late:
+        answer = late.answer()
+        assert (answer.status, answer.error()["Type"]) == (503, "ServerBusy")
+        assert late.is_closed()
+    go_on.set()
+    assert [line.answer().status for line in lines] == [200] * 8
+    for line in lines:
+        line.__exit__()
+
+
+@pytest.mark.parametrize("piece", [b"GET /health HTTP/1.1\r\n", b"A: b\r\n", b"a"])
+def test_a_head_that_comes_by_and_by_does_not_come(port: int, piece: bytes) -> None:
+    with Line(port) as line:
+        line.socket.settimeout(0.05)
+        line.send(b"GET /health HTTP/1.1\r\n" if piece != b"a" else b"G")
+        first = b""
+        while not first:
+            with contextlib.suppress(TimeoutError):
+                first = line.socket.recv(12)
+            with contextlib.suppress(ConnectionError):
+                line.send(piece[:1] if piece.startswith(b"GET") else piece)
+        assert first == b"HTTP/1.1 408"
+
+
+def test_a_body_that_comes_by_and_by_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "BODY_S", 0.3)
+    with served() as port, Line(port) as line:
+        line.send(post(b"Content-Length: 10000"))
+        line.socket.settimeout(0.05)
+        first = b""
+        while not first:
+            line.send(b"a")
+            with contextlib.suppress(TimeoutError):
+                first = line.socket.recv(12)
+        assert first == b"HTTP/1.1 408"
+
+
+def test_without_descriptors_the_server_makes_room_and_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Exhausted:
+        def accept(self) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    rests: list[float] = []
+    server = gateway.HttpServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    ours, theirs = socket.socketpair()
+    with server.socket, ours, theirs:
+        monkeypatch.setattr(server, "socket", Exhausted())
+        server.sleep = rests.append
+        server.crowd.enter(ours)
+        with pytest.raises(OSError, match="Too many"):
+            server.get_request()
+        assert rests == [gateway.FULL_PAUSE_S]
+        assert ours.recv(1) == b""
+        assert server.crowd.was_dropped(ours)
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised_to", "places"),
+    [
+        ((1024, 1024), None, 512),
+        ((1024, 524_288), 2000, 1000),
+        ((256, 1500), 1500, 750),
+        ((4096, 4096), None, 1000),
+        ((1024, resource.RLIM_INFINITY), 2000, 1000),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None, 1000),
+    ],
+)
+def test_half_of_the_descriptors_are_for_connections(
+    monkeypatch: pytest.MonkeyPatch,
+    limits: tuple[int, int],
+    raised_to: int | None,
+    places: int,
+) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda what, to: raised.append(to))
+    assert crowd.connections_max() == places
+    assert raised == ([(raised_to, limits[1])] if raised_to else [])
+
+
+def test_an_answer_that_nobody_took_leaves_nothing_to_the_collector(port: int) -> None:
+    """Python 3.13 and newer tell of a file whose last words were lost when it was collected."""
+    told: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", told.append)
+        for _ in range(20):
+            with Line(port) as line:
+                line.send(b"GET /task HTTP/1.1\r\n\r\n" * 200)
+                reset(line)
+        assert raw(port, b"GET /health HTTP/1.1\r\n\r\n").status == 200
+        gc.collect()
+    assert told == []
+
+
+def test_a_file_is_closed_although_its_last_words_are_lost(port: int) -> None:
+    ours, theirs = socket.socketpair()
+    handler = gateway.RequestHandler.__new__(gateway.RequestHandler)
+    handler._has_unread = False
+    handler.connection = handler.request = ours
+    handler.rfile, handler.wfile = ours.makefile("rb"), ours.makefile("wb")
+    handler.wfile.write(b"an answer")
+    theirs.close()
+    handler.finish()
+    assert handler.wfile.closed
+    assert handler.rfile.closed
+    ours.close()
 
 
 def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:
