@@ -131,7 +131,7 @@ class Api:
 
     def create(self, request: Request) -> Response:
         wanted = parsing.new_task(json_body(request))
-        key = parsing.idempotency_key(request.headers.get("idempotency-key"))
+        key = parsing.idempotency_key(header(request, "Idempotency-Key"))
         task_id = self.new_id() if key is None else id_of(key)
         try:
             if key is not None:
@@ -147,7 +147,7 @@ class Api:
     def create_many(self, request: Request) -> Response:
         """Each task for itself: its status and the task, or its error, stand at its place."""
         wanted = parsing.new_tasks(json_body(request, BATCH_BYTES_MAX))
-        key = parsing.idempotency_key(request.headers.get("idempotency-key"))
+        key = parsing.idempotency_key(header(request, "Idempotency-Key"))
         ids = [self.new_id() if key is None else id_of(key, place) for place in range(len(wanted))]
         tasks = {
             id: self._new(id, one)
@@ -282,22 +282,23 @@ def error_result(error: Exception) -> dict[str, object]:
 def must_be_replay(task: Task, wanted: NewTask) -> None:
     """Raise HttpError unless the task is what this create would have made, and still there."""
     made = (task.type, task.send_ts_ms, task.payload)
-    if made != (wanted.type, wanted.send_ts_ms, wanted.payload):
-        raise HttpError(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "This Idempotency-Key came with another body before.",
-            type="IdempotencyKeyReused",
-            details={
-                "field": "Idempotency-Key",
-                "expected": "the same type, send_ts and payload, or another key",
-            },
-        )
     if task.state is TaskState.DELETED:
         raise HttpError(
             HTTPStatus.CONFLICT,
             "The task created with this Idempotency-Key was deleted.",
             type="TaskDeleted",
             details={"id": task.id, "field": "Idempotency-Key", "expected": "another key"},
+        )
+    if made != (wanted.type, wanted.send_ts_ms, wanted.payload):
+        raise HttpError(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "This Idempotency-Key came with another body before.",
+            type="IdempotencyKeyReused",
+            details={
+                "id": task.id,
+                "field": "Idempotency-Key",
+                "expected": "the same type, send_ts and payload, or another key",
+            },
         )
 
 
@@ -322,19 +323,31 @@ def running(task: Task, now_ms: int) -> HttpError:
     )
 
 
-def known_form(task_id: str) -> str:
-    if not parsing.is_task_id(task_id):
-        raise TaskNotFound(id=shortened(task_id))
+def known_form(given: str) -> str:
+    """A task's id as we write it, from a path. Raises TaskNotFound for what can be none."""
+    task_id = parsing.task_id(given)
+    if task_id is None:
+        raise TaskNotFound(id=shortened(given))
     return task_id
+
+
+def header(request: Request, name: str) -> str | None:
+    """The one value of a header, None if it was not sent. Raises InvalidRequest for several.
+
+    The local server and API Gateway tell all values; without them Chalice knows one.
+    """
+    told = request.to_original_event().get("multiValueHeaders") or {}
+    values = [value for key in told if key.lower() == name.lower() for value in told[key]]
+    return parsing.one_value(name, values) if values else request.headers.get(name)
 
 
 def json_body(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     """The body of a request that must carry JSON and not too much of it."""
-    given = request.headers.get("content-type", "")
-    header = Message()
-    header["Content-Type"] = given
-    is_json = header.get_content_type() == "application/json"
-    if not is_json or header.get_content_charset("utf-8") != "utf-8":
+    given = header(request, "Content-Type") or ""
+    parsed = Message()
+    parsed["Content-Type"] = given
+    is_json = parsed.get_content_type() == "application/json"
+    if not is_json or parsed.get_content_charset("utf-8") != "utf-8":
         raise HttpError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "The body must be JSON, and Content-Type must say so.",

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote
 
 from chalicelib import payload
 from chalicelib.errors import InvalidRequest
@@ -55,6 +56,21 @@ class NewTask:
 
 def is_task_id(text: str) -> bool:
     return _TASK_ID.fullmatch(text) is not None
+
+
+def task_id(text: str) -> str | None:
+    """The id that a segment of a path spells, in capitals or percent-encoded too; else None."""
+    id = unquote(text).lower()
+    return id if is_task_id(id) else None
+
+
+def one_value(name: str, values: Sequence[str]) -> str:
+    """What a header says, however often. Raises InvalidRequest unless it says one thing."""
+    first, *others = (value.strip() for value in values)
+    if any(value != first for value in others):
+        got = ", ".join([first, *others])
+        raise _refused(f"{name} is given more than once.", name, got, "one value")
+    return first
 
 
 def new_task(body: bytes) -> NewTask:

@@ -11,6 +11,7 @@ import io
 import re
 import socket
 from collections.abc import Collection, Iterator, Mapping
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -99,11 +100,11 @@ class Server(local.LocalDevServer):
 class Gateway(local.LocalGateway):
     """Any path and any method get the app's own kind of answer. There are no authorizers."""
 
-    def handle_request(
-        self, method: str, path: str, headers: dict[str, Any], body: bytes | None
-    ) -> dict[str, Any]:
+    def answer(self, method: str, path: str, headers: Message, body: bytes) -> dict[str, Any]:
+        """What the app answers, as API Gateway takes it."""
         try:
-            event = self._generate_lambda_event(method, path, headers, body)
+            event = self._generate_lambda_event(method, path, dict(headers), body)
+            event["multiValueHeaders"] = {name: headers.get_all(name) for name in headers}
         except ValueError:
             return api.unknown_path(path.partition("?")[0]).response().to_dict()
         return self._app_object(event, self._generate_lambda_context())
@@ -278,8 +279,7 @@ class RequestHandler(BaseHTTPRequestHandler):
             self._send(error.response().to_dict())
             return
         try:
-            headers = dict(self.headers)
-            response = self.gateway.handle_request(self.command, self.path, headers, body)
+            response = self.gateway.answer(self.command, self.path, self.headers, body)
         except Exception as error:
             response = api.internal_error(error).response().to_dict()
         self._send(response)

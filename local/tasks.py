@@ -9,8 +9,10 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -68,13 +70,43 @@ class Commands:
         self._sleep = sleep
 
     def create(self) -> int:
+        """Create a task, or show the one that the key made before."""
         given = self._options
-        send_ts = self._time(given.time)
-        task = self._client.create(
-            given.type, send_ts, payload=given.payload, idempotency_key=given.key
-        )
+        send_ts, key = self._time(given.time), given.key or str(uuid.uuid4())
+        try:
+            task = self._client.create(
+                given.type, send_ts, payload=given.payload, idempotency_key=key
+            )
+        except Unavailable as error:
+            say(str(error))
+            say(f"to send it again: {self._command_again(send_ts, key)}")
+            return UNAVAILABLE
+        except ApiError as error:
+            task = self._made_before(error)
+            say(f"already there, created at {task['created_ts']}")
         self._print(COLUMNS, [task])
         return DONE
+
+    def _made_before(self, error: ApiError) -> Task:
+        """The task of the same key, if the time differs only since it counts from now; else raises
+        the error.
+        """
+        given, task_id = self._options, error.details.get("id")
+        counts_from_now = self._time(given.time) != given.time
+        if error.type != "IdempotencyKeyReused" or task_id is None or not counts_from_now:
+            raise error
+        task = self._client.show(task_id)
+        if (task["type"], task.get("payload")) != (given.type, given.payload):
+            raise error
+        return task
+
+    def _command_again(self, send_ts: str, key: str) -> str:
+        """What sends the very same create, whenever it is called."""
+        given = self._options
+        words = [sys.executable, "-m", "local", "task", "create", given.type, send_ts, "--key", key]
+        if given.payload is not None:
+            words += ["--payload", json.dumps(given.payload)]
+        return shlex.join(words)
 
     def show(self) -> int:
         self._print(COLUMNS, [self._client.show(self._options.id)])
@@ -204,7 +236,10 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("type", help="such as Foo")
     create.add_argument("time", help="RFC 3339 with an offset, or +5s, +500ms, +2m, +1h, +1d, now")
     create.add_argument("--payload", type=_json_object, metavar="JSON")
-    create.add_argument("--key", help="Idempotency-Key: the same one gives the same task")
+    create.add_argument(
+        "--key",
+        help="Idempotency-Key: the same one gives the same task, also when the time is a delay",
+    )
 
     listed = command("list", "list tasks by their time")
     listed.add_argument("--state", action="append", default=[])

@@ -372,6 +372,65 @@ def test_of_many_creates_with_a_key_at_once_one_makes_the_task(service: Service)
     assert len(service.tables.tasks) == 1
 
 
+# Headers and ids in several spellings
+
+
+HEADER_BODY = json.dumps({"type": "Foo", "send_ts": NOW})
+
+
+def sent(**headers: list[str]) -> Any:
+    """POST /task with several values for a header, as API Gateway tells it: the last one too."""
+    given = {name.replace("_", "-"): values for name, values in headers.items()}
+    last = {name: values[-1] for name, values in given.items()}
+    event = lambda_event(headers=last, multiValueHeaders=given, body=HEADER_BODY)
+    answer = entry.app(event, None)
+    return answer["statusCode"], json.loads(answer["body"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Idempotency-Key", ["a", "b"]),
+        ("Idempotency-Key", ["", "b"]),
+        ("Content-Type", ["application/json", "text/plain"]),
+        ("Content-Type", ["text/plain", "application/json"]),
+    ],
+)
+def test_a_header_with_two_values_is_400(service: Service, name: str, values: list[str]) -> None:
+    headers = {"Content_Type": ["application/json"]} | {name.replace("-", "_"): values}
+    status, error = sent(**headers)
+    assert (status, error["Type"]) == (400, "InvalidRequest")
+    assert error["Details"] == {"field": name, "got": ", ".join(values), "expected": "one value"}
+    assert service.tables.tasks == {}
+
+
+def test_a_header_twice_with_one_value_is_that_value(service: Service) -> None:
+    keys = ["k", " k", "k"]
+    status, task = sent(content_type=["application/json"] * 2, idempotency_KEY=keys)
+    assert (status, task["id"]) == (201, service.create(key="k", type="Foo").json_body["id"])
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda id: id.upper(),
+        lambda id: id.replace("-", "%2D"),
+        lambda id: id.replace("-", "%2d"),
+        lambda id: "".join(f"%{ord(c):02X}" for c in id.upper()),
+    ],
+)
+def test_an_id_is_found_however_it_is_spelled(
+    service: Service, spelled: Callable[[str], str]
+) -> None:
+    id = service.created()["id"]
+    path = f"/task/{spelled(id)}"
+    assert service.http.get(path).json_body["id"] == id
+    assert service.http.get(f"{path}/attempts").json_body == {"attempts": []}
+    assert service.http.get(f"{path}/explain").json_body["id"] == id
+    assert service.http.delete(path).status_code == 204
+    assert expect_error(service.http.get(path), 404, "TaskNotFound") == {"id": id}
+
+
 # Failures
 
 

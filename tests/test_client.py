@@ -1,6 +1,7 @@
 """The client and the command line, against the local server and one that answers as told."""
 
 import json
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -321,6 +322,41 @@ def test_create_prints_a_table_or_json(terminal: Terminal, scheduler: SchedulerC
 def test_a_delay_counts_from_now(terminal: Terminal, text: str, delay_ms: int) -> None:
     assert terminal("create", "Foo", text, "--json") == 0
     assert terminal.lines[0]["send_ts"] == rfc3339(NOON_MS + delay_ms)
+
+
+def test_a_create_with_a_key_and_a_delay_can_be_repeated(terminal: Terminal) -> None:
+    create = ["create", "Foo", "+1h", "--json", "--key=k"]
+    assert terminal(*create) == 0
+    [first] = terminal.lines
+    assert terminal.err == ""
+    terminal.clock.tick(1.5)
+    assert terminal(*create) == 0
+    assert terminal.lines == [first]
+    assert terminal.err == f"local: already there, created at {first['created_ts']}\n"
+    for other in (["Baz", "+1h"], ["Foo", LATER], ["Foo", "+1h", "--payload={}"]):
+        assert terminal("create", *other, "--key=k") == 1
+        assert "another body" in terminal.err
+        assert terminal.out == ""
+    assert terminal("delete", first["id"]) == 0
+    assert terminal(*create) == 1
+    assert "was deleted" in terminal.err
+
+
+def test_a_create_without_an_answer_tells_what_sends_it_again(
+    terminal: Terminal, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCHEDULER_URL", f"http://127.0.0.1:{free_port()}")
+    assert terminal("create", "Foo", "+1h", "--payload={}") == 3
+    error, told = terminal.err.splitlines()
+    assert "does not answer" in error
+    again = shlex.split(told.partition(" -m local task ")[2])
+    assert again[:3] == ["create", "Foo", "2027-01-15T09:00:00Z"]
+    monkeypatch.setenv("SCHEDULER_URL", url)
+    terminal.clock.tick(60)
+    assert terminal(*again, "--json") == 0
+    [made] = terminal.lines
+    assert terminal(*again, "--json") == 0
+    assert terminal.lines == [made]
 
 
 @pytest.mark.parametrize("text", ["tomorrow", "2040-01-01", "+5", "+5 s", "5s", "+99999999999d"])

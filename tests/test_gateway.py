@@ -167,6 +167,35 @@ def test_what_is_no_request_is_answered_and_the_connection_closed(
         assert line.is_closed()
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Idempotency-Key", ["a", "b"]),
+        ("Idempotency-Key", ["b", "a", "a"]),
+        ("Content-Type", ["application/json", "text/plain"]),
+        ("Content-Type", ["text/plain", "application/json"]),
+    ],
+)
+def test_a_header_with_two_values_is_400(port: int, name: str, values: list[str]) -> None:
+    lines = [f"{name.upper()}: {value}" for value in values]
+    if name != "Content-Type":
+        lines.append("Content-Type: application/json")
+    head = "\r\n".join([*lines, f"Content-Length: {len(BODY)}"])
+    details = raw(port, post(head.encode(), BODY)).error()["Details"]
+    assert details == {"field": name, "got": ", ".join(values), "expected": "one value"}
+
+
+def test_a_header_twice_with_one_value_is_taken(port: int) -> None:
+    twice = "Content-Type: application/json\r\nIdempotency-Key: twice\r\n" * 2
+    head = f"{twice}Content-Length: {len(BODY)}".encode()
+    assert [raw(port, post(head, BODY)).status for _ in range(2)] == [201, 200]
+
+
+def test_two_expectations_of_which_one_is_not_known_are_417(port: int) -> None:
+    both = post(b"Expect: 100-continue\r\nExpect: miracles")
+    assert raw(port, both).error()["Type"] == "ExpectationFailed"
+
+
 def test_a_body_cut_short_is_400(port: int) -> None:
     with Line(port) as line:
         line.send(post(b"Content-Length: 5", b"ab"))
