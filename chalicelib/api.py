@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import math
+import threading
 import uuid
 from collections.abc import Callable, Mapping
 from email.message import Message
@@ -16,7 +17,7 @@ from typing import ParamSpec
 
 from chalice.app import Request, Response
 
-from chalicelib import parsing
+from chalicelib import fleet, parsing
 from chalicelib.clock import Clock
 from chalicelib.errors import (
     InvalidRequest,
@@ -24,6 +25,7 @@ from chalicelib.errors import (
     SchedulerError,
     StoreBusy,
     StoreMismatch,
+    StoreReadOnly,
     StoreUnavailable,
     TaskExists,
     TaskNotFound,
@@ -48,6 +50,8 @@ RETRY_AFTER_MAX_S = 30
 KEY_NAMESPACE = uuid.UUID("5a3c7f0e-8d0b-4f51-9c55-6a1e0a7f4c2d")
 """With it an Idempotency-Key becomes a task's id. Another one would forget all keys in use."""
 BUSY = "The store is slower than what is asked of it. Nothing was changed; try again later."
+READ_ONLY = "The store answers, but takes no writes."
+ASK_WRITES_EVERY_S = 5.0
 NO_TASK = str(uuid.UUID(int=0))
 
 STATUS_BY_ERROR: Mapping[type[Exception], HTTPStatus] = {
@@ -58,6 +62,7 @@ STATUS_BY_ERROR: Mapping[type[Exception], HTTPStatus] = {
     TaskExists: HTTPStatus.CONFLICT,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreBusy: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreReadOnly: HTTPStatus.SERVICE_UNAVAILABLE,
     UnreadableTask: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreMismatch: HTTPStatus.SERVICE_UNAVAILABLE,
     InvalidSetting: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -122,6 +127,9 @@ class Api:
         self.new_id = new_id
         self.shards = shards
         self._is_verified = False
+        self._asking_writes = threading.Lock()
+        self._ask_writes_at_s = -math.inf
+        self._why_no_writes: str | None = None
 
     def verify_once(self) -> None:
         """Raise StoreMismatch unless the store has been fit to use once."""
@@ -180,13 +188,16 @@ class Api:
         """Why the task has not run yet."""
         task = self.store.get(known_form(task_id))
         has_hint = self.store.has_hint(task) if task.state is TaskState.SCHEDULED else None
+        heartbeats, now_ms = self.store.heartbeats(), self.clock.now_ms()
+        is_alone = not fleet.beating(heartbeats, now_ms=now_ms)
         explanation = explain(
             task,
-            now_ms=self.clock.now_ms(),
+            now_ms=now_ms,
             shard=shard_of(task.id, self.shards),
-            heartbeats=self.store.heartbeats(),
+            heartbeats=heartbeats,
             has_hint=has_hint,
             types=HANDLERS,
+            takes_writes=not is_alone or self._takes_writes(),
         )
         return json_response(explanation_json(explanation))
 
@@ -199,10 +210,11 @@ class Api:
         return Response(body="", status_code=HTTPStatus.NO_CONTENT)
 
     def ready(self) -> Response:
-        """Whether the tables fit and answer, and how fast."""
+        """Whether the tables fit, answer and take writes, and how fast."""
         self.store.check()
         with contextlib.suppress(TaskNotFound):
             self.store.get(NO_TASK)
+        self._must_take_writes()
         pressure = self.store.pressure()
         return json_response(
             {
@@ -211,6 +223,27 @@ class Api:
                 "latency_ms": round(pressure.latency_s * 1000),
             }
         )
+
+    def _must_take_writes(self) -> None:
+        """Raise StoreReadOnly unless the store takes writes, or took the last one seconds ago."""
+        with self._asking_writes:
+            if self.clock.monotonic_s() >= self._ask_writes_at_s:
+                self._why_no_writes = None
+                try:
+                    self.store.check_writes()
+                except StoreReadOnly as error:
+                    self._why_no_writes = str(error)
+                self._ask_writes_at_s = self.clock.monotonic_s() + ASK_WRITES_EVERY_S
+            if self._why_no_writes is not None:
+                raise StoreReadOnly(self._why_no_writes)
+
+    def _takes_writes(self) -> bool:
+        """As far as can be known now."""
+        try:
+            self._must_take_writes()
+        except StoreUnavailable as error:
+            return not isinstance(error, StoreReadOnly)
+        return True
 
     def _new(self, task_id: str, wanted: NewTask) -> Task:
         return Task.new(
@@ -414,6 +447,8 @@ def http_error(error: Exception) -> HttpError:
         return internal_error(error)
     if isinstance(error, StoreBusy):
         return unavailable(error, BUSY)
+    if isinstance(error, StoreReadOnly):
+        return unavailable(error, READ_ONLY)
     if isinstance(error, StoreUnavailable):
         return unavailable(error, "The store does not answer.")
     if status is HTTPStatus.SERVICE_UNAVAILABLE:

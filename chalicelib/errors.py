@@ -6,7 +6,8 @@ SchedulerError
 ├── TaskRunning         it cannot be deleted now; carries the task
 ├── TaskExists          another create stands under the id; carries its task
 ├── StoreUnavailable    the outcome is unknown: never assume that nothing happened
-│   └── StoreBusy       it was not asked, since it is slower than what is asked of it
+│   ├── StoreBusy       it was not asked, since it is slower than what is asked of it
+│   └── StoreReadOnly   it answers, and takes no writes
 ├── UnreadableTask      a record of a newer version: it is left alone
 ├── StoreMismatch       the tables are not the ones this version needs
 └── InvalidSetting      an environment variable cannot be used
@@ -59,6 +60,10 @@ class StoreUnavailable(SchedulerError):
 
 class StoreBusy(StoreUnavailable):
     """The store was not asked: it is slower than what is asked of it, or away."""
+
+
+class StoreReadOnly(StoreUnavailable):
+    """The store answers, but takes no writes."""
 
 
 class UnreadableTask(SchedulerError):

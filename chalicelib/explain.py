@@ -22,6 +22,7 @@ class Reason(StrEnum):
     LEASE_OVER = "LeaseOver"
     NO_HINT = "NoHint"
     STORE_SLOW = "StoreSlow"
+    STORE_READ_ONLY = "StoreReadOnly"
     WAITING_FOR_PROCESSOR = "WaitingForProcessor"
 
 
@@ -66,6 +67,8 @@ class Explanation:
             Reason.RETRY_SCHEDULED: f"It failed with {attempt}; the next is due in {wait}.",
             Reason.NO_HANDLER: f"{overdue}, and this version has no handler for its type.",
             Reason.NO_PROCESSOR: f"{overdue}, and no processor is alive.",
+            Reason.STORE_READ_ONLY: f"{overdue}, and the store takes no writes: nothing can run"
+            " until it does, and nobody can tell which processors are alive.",
             Reason.LEASE_OVER: f"The lease of {attempt} ended {wait} ago, unsettled; the next"
             " attempt is to come.",
             Reason.NO_HINT: f"{overdue}, and the hint that leads processors to it is missing;"
@@ -92,8 +95,9 @@ def explain(
     heartbeats: Iterable[Heartbeat],
     has_hint: bool | None,
     types: Collection[str],
+    takes_writes: bool = True,
 ) -> Explanation:
-    """types: those that have a handler."""
+    """types: those that have a handler. takes_writes: False if nobody can show to be alive."""
     live = fleet.beating(heartbeats, now_ms=now_ms)
     owner = fleet.owner(shard, tuple(row.processor for row in live)) if live else None
     reason = _reason(
@@ -101,6 +105,7 @@ def explain(
         is_due=task.is_claimable(now_ms),
         has_handler=task.type in types,
         has_processor=owner is not None,
+        takes_writes=takes_writes,
         has_hint=has_hint is not False,
         is_held_back=any(row.held_back_s for row in live),
     )
@@ -121,6 +126,7 @@ def _reason(
     is_due: bool,
     has_handler: bool,
     has_processor: bool,
+    takes_writes: bool,
     has_hint: bool,
     is_held_back: bool,
 ) -> Reason:
@@ -133,7 +139,7 @@ def _reason(
     if not has_handler:
         return Reason.NO_HANDLER
     if not has_processor:
-        return Reason.NO_PROCESSOR
+        return Reason.NO_PROCESSOR if takes_writes else Reason.STORE_READ_ONLY
     if task.state is TaskState.RUNNING:
         return Reason.LEASE_OVER
     if not has_hint:

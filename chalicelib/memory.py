@@ -99,6 +99,9 @@ class MemoryStore:
     def check(self) -> None:
         """There is nothing to mismatch."""
 
+    def check_writes(self) -> None:
+        """It always takes them."""
+
     def pressure(self) -> Pressure:
         return NO_PRESSURE
 

@@ -120,6 +120,12 @@ class TaskStore(Protocol):
     def check(self) -> None:
         """Raise StoreMismatch unless the tables are as this version needs them."""
 
+    def check_writes(self) -> None:
+        """Put a row that nobody reads in place of the last one.
+
+        Raises StoreReadOnly if the store does not take it.
+        """
+
 
 class Hint(NamedTuple):
     """Look at this task at this time. A hint may be stale; the task decides."""

@@ -23,7 +23,9 @@ from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import (
     SchedulerError,
+    StoreBusy,
     StoreMismatch,
+    StoreReadOnly,
     StoreUnavailable,
     TaskExists,
     TaskNotFound,
@@ -109,6 +111,25 @@ def test_store_that_never_answers_is_given_up(
     with pytest.raises(StoreUnavailable):
         store.get(IDS())
     assert 7 < clock.elapsed_s <= 8
+
+
+def test_a_store_without_room_is_told_from_one_that_is_away_or_busy(
+    store: AlternatorTaskStore, faulty: FaultyWire, clock: FakeClock
+) -> None:
+    store.check_writes()
+    store.check_writes()
+    assert faulty.sent == ["PutItem"] * 2
+    assert store.heartbeats() == []
+    for _ in range(1000):
+        full = outcome.failure("InternalServerError", "database or disk is full", 500)
+        faulty.lose("PutItem", "before", full)
+    with pytest.raises(StoreReadOnly, match="disk is full"):
+        store.check_writes()
+    assert 3 < clock.elapsed_s <= 5
+    faulty.faults.clear()
+    faulty.lose("PutItem", "before", StoreBusy("the line is long"))
+    with pytest.raises(StoreBusy):
+        store.check_writes()
 
 
 def test_rows_are_put_before_the_task(store: AlternatorTaskStore, faulty: FaultyWire) -> None:

@@ -23,7 +23,7 @@ from chalicelib.api import Api
 from chalicelib.config import Settings
 from chalicelib.handlers import HANDLERS
 from chalicelib.memory import MemoryStore, Tables
-from chalicelib.store import Pressure
+from chalicelib.store import Heartbeat, Pressure
 from chalicelib.task import LEASE_MS, Task, TaskState
 from tests.api_service import KEYS, NOW, NOW_MS, ROOT, Service, expect_error
 from tests.hostile_requests import HOSTILE, JSON, Hostile
@@ -615,6 +615,54 @@ def test_ready_asks_the_store(service: Service) -> None:
     response = service.http.get("/ready")
     expected = {"status": "ok", "store": "ok", "latency_ms": 0}
     assert (response.status_code, response.json_body) == (200, expected)
+
+
+class TakesNoWrites(MemoryStore):
+    """As a store whose disk is full. asked: how often a write was tried."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self.error: errors.StoreUnavailable | None = errors.StoreReadOnly("the disk is full")
+        self.asked = 0
+
+    def check_writes(self) -> None:
+        self.asked += 1
+        if self.error:
+            raise self.error
+
+
+def test_ready_tells_that_the_store_takes_no_writes_and_asks_seldom(service: Service) -> None:
+    store = service.api.store = TakesNoWrites(service.tables)
+    for _ in range(3):
+        response = service.http.get("/ready")
+        assert expect_error(response, 503, "StoreReadOnly") == {}
+        assert response.json_body["Message"] == api.READ_ONLY
+        assert response.headers["Retry-After"] == "1"
+    assert store.asked == 1
+    store.error = None
+    service.clock.tick(api.ASK_WRITES_EVERY_S)
+    assert [service.http.get("/ready").status_code for _ in range(3)] == [200] * 3
+    assert store.asked == 2
+
+
+def test_explain_does_not_take_silence_for_death_while_nobody_can_write(service: Service) -> None:
+    store = service.api.store = TakesNoWrites(service.tables)
+    path = f"/task/{service.created()['id']}/explain"
+    service.clock.tick(5)
+    told = service.http.get(path).json_body
+    assert told["reason"] == "StoreReadOnly"
+    assert "no processor is alive" not in told["message"]
+    assert service.http.get(path).json_body["reason"] == "StoreReadOnly"
+    assert store.asked == 1
+    service.clock.tick(api.ASK_WRITES_EVERY_S)
+    store.error = errors.StoreBusy("the line is long")
+    assert service.http.get(path).json_body["reason"] == "NoProcessor"
+    service.clock.tick(api.ASK_WRITES_EVERY_S)
+    beat_ms = service.clock.now_ms()
+    beat = Heartbeat(processor="p", kind="worker", beat_ms=beat_ms)
+    service.tables.heartbeats["p"] = beat
+    assert service.http.get(path).json_body["reason"] == "WaitingForProcessor"
+    assert store.asked == 2, "whoever beats can write"
 
 
 def test_ready_tells_that_the_store_is_slow(

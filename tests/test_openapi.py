@@ -53,7 +53,7 @@ def test_it_names_every_type_of_error(document: Any) -> None:
     named = set(document["components"]["schemas"]["Error"]["properties"]["Type"]["enum"])
     internal = {errors.SchedulerError, errors.InvalidSetting, errors.TaskExists}
     domain = {error.__name__ for error in set(api.STATUS_BY_ERROR) - internal}
-    of_views = {"InternalError", "TaskDeleted", "IdempotencyKeyReused"}
+    of_views = {"InternalError", "TaskDeleted", "IdempotencyKeyReused", "ServerBusy"}
     assert named == domain | set(api.TYPE_BY_STATUS.values()) | of_views
 
 

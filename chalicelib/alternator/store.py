@@ -17,6 +17,8 @@ from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import (
     SchedulerError,
+    StoreBusy,
+    StoreReadOnly,
     StoreUnavailable,
     TaskExists,
     TaskNotFound,
@@ -39,6 +41,7 @@ R = TypeVar("R")
 EXAMINED_MAX = 2_000
 DIRECTORY_PAGE = 200
 PARALLEL_QUERIES = 16
+WRITE_CHECK_S = 5.0
 
 
 class AlternatorTaskStore:
@@ -74,6 +77,16 @@ class AlternatorTaskStore:
 
     def check(self) -> None:
         tables.verify(self._client, self._prefix)
+
+    def check_writes(self) -> None:
+        request = requests.put_row(f"{self._prefix}workers", tables.NO_FLEET)
+        until_s = self._clock.monotonic_s() + WRITE_CHECK_S
+        try:
+            self._client.decide(request, deadline_s=until_s)
+        except StoreBusy:
+            raise
+        except StoreUnavailable as error:
+            raise StoreReadOnly(f"the store takes no writes: {error}") from error
 
     def create(self, task: Task) -> Task:
         deadline_s = self._client.deadline_s()

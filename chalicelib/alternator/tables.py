@@ -9,13 +9,15 @@ from typing import Any
 from chalicelib.alternator import requests
 from chalicelib.alternator.client import Client
 from chalicelib.alternator.outcome import ConditionFailed
-from chalicelib.alternator.requests import JsonObject, Request
+from chalicelib.alternator.requests import Item, JsonObject, Request
 from chalicelib.clock import Sleep, pause
 from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
 
 ISOLATION = "system:write_isolation"
 PURGE_ATTRIBUTE = "purge_at_s"
 FLEET = "all"
+NO_FLEET: Item = {"fleet": {"S": "none"}, "processor": {"S": "check"}}
+"""A row of `workers` for whoever wants to know whether rows can be put."""
 ACTIVE_TRIES = 100
 ACTIVE_PAUSE_S = 0.1
 
