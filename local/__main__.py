@@ -15,6 +15,7 @@ from chalicelib.errors import SchedulerError
 from chalicelib.output import check_descriptors
 from local.processes import say
 from local.settings import LocalSettings
+from worker.ending import flush_or_drop
 
 
 def main() -> int:
@@ -32,6 +33,8 @@ def main() -> int:
     except SchedulerError as error:
         say(str(error))
         return 1
+    finally:
+        flush_or_drop()
     return 0
 
 

@@ -340,8 +340,10 @@ def test_a_burst_of_connections_is_taken(port: int) -> None:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A server with room for eight."""
+    """A server with room for eight, and patience."""
     monkeypatch.setattr(gateway, "connections_max", lambda: 8)
+    for name in ("HEAD_S", "BODY_IDLE_S"):
+        monkeypatch.setattr(gateway, name, 60.0)
     with served() as port:
         yield port
 

@@ -669,6 +669,20 @@ if __name__ == "__main__":
     assert run.stdout.startswith("Baz "), run.stderr
 
 
+def test_what_a_closed_terminal_does_not_take_costs_no_exit_code() -> None:
+    code = """
+import os
+from local.processes import say
+from worker.ending import flush_or_drop
+screen, ours = os.openpty()
+os.dup2(ours, 2)
+os.close(screen)
+say("into the void")
+flush_or_drop()
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_a_hangup_is_heeded_unless_it_is_to_be_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     assert signal.SIGHUP in ending_signals()

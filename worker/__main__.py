@@ -13,6 +13,7 @@ from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError
 from chalicelib.ledger import Ledger
 from chalicelib.output import check_descriptors
+from worker.ending import flush_or_drop
 from worker.life import Life
 from worker.supervisor import Supervisor
 
@@ -35,6 +36,8 @@ def main() -> int:
     except SchedulerError as error:
         print(f"worker: {error}", file=sys.stderr)  # noqa: T201 - not started: no log yet
         return 2
+    finally:
+        flush_or_drop()
 
 
 def _positive(text: str) -> int:

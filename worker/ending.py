@@ -1,6 +1,8 @@
-"""The signals that ask a process of the service to end in good order."""
+"""How a process of the service is asked to end, and ends in good order."""
 
+import os
 import signal
+import sys
 
 
 def ending_signals() -> tuple[signal.Signals, ...]:
@@ -8,3 +10,14 @@ def ending_signals() -> tuple[signal.Signals, ...]:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return (signal.SIGTERM, signal.SIGINT)
     return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def flush_or_drop() -> None:
+    """Print what is still to be printed, or drop it where nobody takes it, such as a terminal that
+    was closed: the interpreter would exit with code 120 for it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
