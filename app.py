@@ -12,6 +12,7 @@ from chalicelib import api, log
 from chalicelib.api import Api
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
+from chalicelib.storeclock import StoreClock
 
 app = Chalice(app_name="scheduler", configure_logs=False)
 app.register_middleware(api.enveloped, "http")
@@ -33,7 +34,7 @@ _making = threading.Lock()
 def _made() -> Api:
     from chalicelib.alternator.store import AlternatorTaskStore
 
-    clock = SystemClock()
+    clock = StoreClock(SystemClock())
     settings = Settings.from_env()
     store = AlternatorTaskStore.connect(settings, clock)
     return Api(store, clock, new_id=lambda: str(uuid.uuid4()), shards=settings.shards)

@@ -37,6 +37,7 @@ from chalicelib.handlers import HANDLERS
 from chalicelib.parsing import NewTask, shortened
 from chalicelib.shown import attempt_json, explanation_json, openapi_document, task_json
 from chalicelib.store import TaskStore
+from chalicelib.storeclock import StoreClock
 from chalicelib.task import Task, TaskState, shard_of
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class Api:
         self, store: TaskStore, clock: Clock, new_id: Callable[[], str], shards: int = 16
     ) -> None:
         self.store = store
-        self.clock = clock
+        self.clock = StoreClock.over(clock)
         self.new_id = new_id
         self.shards = shards
         self._is_verified = False
@@ -202,7 +203,8 @@ class Api:
         return json_response(explanation_json(explanation))
 
     def delete(self, task_id: str) -> Response:
-        now_ms = self.clock.now_ms()
+        # A lease that may still hold is not over.
+        now_ms = self.clock.earliest_ms()
         try:
             self.store.delete(known_form(task_id), now_ms=now_ms, token=self.new_id())
         except TaskRunning as error:

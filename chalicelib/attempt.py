@@ -193,6 +193,7 @@ class Attempts:
     async def _outcome(self, hint: Hint, held: Task, claimed_s: float) -> Task:
         """The task as it is to be settled: gives back, buries, or runs the handler."""
         start_until_s = claimed_s + START_WITHIN_S
+        await self._until_due(hint, start_until_s)
         if self.stopping or self.clock.monotonic_s() >= start_until_s:
             return self._returned(hint, held)
         lost = held.leases_lost
@@ -214,6 +215,13 @@ class Attempts:
             return await self._run(held, place.line, claimed_s)
         finally:
             await place.end()
+
+    async def _until_due(self, hint: Hint, until_s: float) -> None:
+        """The answers since the claim may have told that it is not as late as was believed."""
+        while (early_ms := hint.due_at_ms - self.clock.now_ms()) > 0:
+            if (left_s := until_s - self.clock.monotonic_s()) <= 0:
+                return
+            await asyncio.sleep(min(early_ms / 1000, left_s))
 
     def _returned(self, hint: Hint, held: Task) -> Task:
         return held.returned(now_ms=self.clock.now_ms(), hint_due_ms=hint.due_at_ms)

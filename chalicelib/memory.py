@@ -194,9 +194,6 @@ class MemoryQueue:
     def pressure(self) -> Pressure:
         return NO_PRESSURE
 
-    def clock_offset_ms(self) -> int:
-        return 0
-
 
 def put_rows(tables: Tables, task: Task) -> int:
     """Put what leads to an unfinished task; returns how many rows were missing."""

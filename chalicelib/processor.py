@@ -77,7 +77,7 @@ SWEEP_INTERVAL_MS = 60_000
 SWEEP_SEGMENTS = 60
 """One a minute: every task is seen once an hour."""
 OFFSET_WARN_MS = 1_000
-OFFSET_STOP_MS = 1_500
+"""Another processor whose clock is ahead by more than this is told of."""
 
 
 class Watchdog(Protocol):
@@ -155,7 +155,7 @@ class Processor:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._claiming = self._claims = self._claims_before = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._is_clock_off = self._is_slow = False
+        self._is_slow = False
         self._reported: set[str] = set()
         self._tell_again_s = -math.inf
 
@@ -424,7 +424,7 @@ class Processor:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._attempts.stopping or self._is_clock_off:
+        if self._attempts.stopping:
             return
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         while (type := self._agenda.turn(now_ms, now_s)) is not None:
@@ -486,16 +486,10 @@ class Processor:
         if self._running or self._agenda:
             self._idle_at_s = now_s + IDLE_AFTER_S
         interval_s = IDLE_BEAT_INTERVAL_S if now_s >= self._idle_at_s else self._usual_beat_s()
-        if self._is_clock_off:
-            # It claims nothing: its shards are for others.
-            self._said_s = -math.inf
-            await self._queue.leave(self.id)
-        else:
-            await self._say(interval_s)
+        await self._say(interval_s)
         busiest_s = interval_s if self._is_slow else self._fleet.least_interval_s(now_s)
         look_s = min(interval_s, busiest_s) - BEAT_INTERVAL_S / 2
         if now_s < self._seen_s + look_s:
-            self._compare_clocks([])
             return
         self._compare_clocks(await self._see_others())
         for dead in self._fleet.long_dead(now_s):
@@ -540,14 +534,7 @@ class Processor:
         return max(0, self._clock.now_ms() - round(first_ms)) // 1000
 
     def _compare_clocks(self, others: list[Heartbeat]) -> None:
-        """Beyond 1 s off the store's clock, say so; beyond 1.5 s, claim nothing until mended."""
-        offset_ms = self._queue.clock_offset_ms()
-        if abs(offset_ms) > OFFSET_WARN_MS:
-            text = "the store's clock is at least %d ms ahead of this one"
-            log.warning(text, offset_ms, extra={"action": "clock_off", "offset_ms": offset_ms})
-        was_off, self._is_clock_off = self._is_clock_off, abs(offset_ms) > OFFSET_STOP_MS
-        if was_off and not self._is_clock_off:
-            self._fill()
+        """Who disagrees about the time, though both go by the store's clock, is told of once."""
         for other in others:
             ahead_ms = other.beat_ms - self._clock.now_ms()
             if ahead_ms > OFFSET_WARN_MS:

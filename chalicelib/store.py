@@ -272,6 +272,3 @@ class TaskQueue(Protocol):
 
     def pressure(self) -> Pressure:
         """How the store bears what this process asks of it."""
-
-    def clock_offset_ms(self) -> int:
-        """The least by which the store's clock must differ from ours: positive if it is ahead."""

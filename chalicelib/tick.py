@@ -12,6 +12,7 @@ from chalicelib.config import Settings
 from chalicelib.ledger import Record, no_record
 from chalicelib.output import Lines, Outlet
 from chalicelib.processor import Grace, Processor
+from chalicelib.storeclock import StoreClock
 
 LEAVE_BEFORE_S = 10.0
 """It leaves this long before the function's deadline, and drains."""
@@ -48,7 +49,7 @@ def run(
 
     remaining_ms: milliseconds left until the function's deadline.
     """
-    settings, clock = settings or Settings.from_env(), clock or SystemClock()
+    settings, clock = settings or Settings.from_env(), StoreClock.over(clock or SystemClock())
     return asyncio.run(_run(remaining_ms, settings, clock, record))
 
 

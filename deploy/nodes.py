@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 
-from chalicelib.clock import Clock, ClockOffset, Sleep
+from chalicelib.clock import Clock, Sleep
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
+from chalicelib.storeclock import NodeTime
 
 TIMEOUT_S = 3.0
 LOOK_EVERY_S = 2.0
@@ -59,15 +59,14 @@ class Nodes:
 
     def clock_offset_ms(self, node: str) -> int | None:
         """The least by which this node's clock is ahead of ours; None if it does not answer."""
-        offset = ClockOffset()
+        time = NodeTime(self.clock, noted=lambda: None)
         for _ in range(READINGS):
-            sent_ms = self.clock.now_ms()
+            sent_s = self.clock.monotonic_s()
             answer = self._get(node, "/")
             if answer is None or "Date" not in answer.headers:
                 return None
-            theirs_ms = int(parsedate_to_datetime(answer.headers["Date"]).timestamp() * 1000)
-            offset.note(theirs_ms, 1000, sent_ms, self.clock.now_ms())
-        return offset.least_ms()
+            time.hear(answer.headers["Date"].encode(), sent_s, is_exact=False)
+        return time.ahead_ms()
 
     def _list(self, node: str) -> Sequence[str] | None:
         answer = self._get(node, "/localnodes")

@@ -16,10 +16,12 @@ from chalicelib.alternator.store import PARALLEL_QUERIES
 from chalicelib.alternator.time_index import Indexes
 from chalicelib.alternator.transport import VIEWS, Transport
 from chalicelib.attempt import Attempts
+from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.handlers import Run
 from chalicelib.isolation import Isolated
 from chalicelib.processor import Processor
+from chalicelib.storeclock import StoreClock
 from chalicelib.task import Task
 from tests.fakes import NOON_MS, Here, Ids, LoopClock, NoWatchdog, new_task
 from tests.virtual_store import Costs, VirtualNode, WiredLoop, endpoint, opened
@@ -33,12 +35,13 @@ DUE_S = 10.0
 class Site:
     """A store of some nodes, and whoever asks it.
 
-    lines: what was printed, and when.
+    new_clock: makes the wall clock of each process. lines: what was printed, and when.
     """
 
     seed: int = 1
     node_count: int = 1
     handler_s: float = 0.0
+    new_clock: Callable[[], Clock] = LoopClock
     lines: list[tuple[float, str]] = field(default_factory=list)
     queues: list[AlternatorTaskQueue] = field(default_factory=list)
 
@@ -121,7 +124,7 @@ class Site:
 
     async def _live(self, number: int, after_s: float, stop: asyncio.Event) -> None:
         await asyncio.sleep(after_s)
-        clock, rng = LoopClock(), Random(f"{self.seed} {number}")
+        clock, rng = StoreClock(self.new_clock()), Random(f"{self.seed} {number}")
         transport = Transport.open(self.settings, clock, rng=rng)
         queue = AlternatorTaskQueue(transport, clock, shards=SHARDS, rng=rng)
         self.queues.append(queue)

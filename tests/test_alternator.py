@@ -339,7 +339,6 @@ class FaultyTransport:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self.offset = transport.offset
         self.lost: list[tuple[str, str]] = []
         self.sent: list[Request] = []
         self.always = False

@@ -21,9 +21,10 @@ from chalicelib.alternator import connection as connections
 from chalicelib.alternator.outcome import ConditionFailed, Throttled, Unanswered, Unsent
 from chalicelib.alternator.requests import JsonObject, Request
 from chalicelib.alternator.transport import PROCESSOR, Transport
-from chalicelib.clock import SystemClock
+from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError, StoreUnavailable
+from chalicelib.storeclock import StoreClock
 
 DATE = "Tue, 24 Nov 2026 12:00:00 GMT"
 
@@ -116,6 +117,7 @@ def run(
     use: Callable[[Transport, Server], Awaitable[Any]],
     *,
     tls: ssl.SSLContext | None = None,
+    clock: Clock | None = None,
     **settings: Any,
 ) -> Any:
     """What `use` returns, with a transport to a server that does `act` with each request."""
@@ -125,7 +127,8 @@ def run(
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
         server.port = listening.sockets[0].getsockname()[1]
         endpoint = f"{'https' if tls else 'http'}://localhost:{server.port}"
-        transport = Transport.open(Settings(endpoints=(endpoint,), **settings), SystemClock())
+        found = Settings(endpoints=(endpoint,), **settings)
+        transport = Transport.open(found, clock or SystemClock())
         try:
             return await use(transport, server)
         finally:
@@ -512,12 +515,15 @@ def test_date_tells_how_far_the_clocks_are_apart() -> None:
         dates = ["Tue, 24 Nov 2099 12:00:00 GMT", "nonsense", "", "Tue, 24 Nov 2099 12:00:00 GMT"]
         writer.write(answer({}, f"dATE: {dates[request.number]}"))
 
-    async def use(transport: Transport, server: Server) -> int:
+    async def use(transport: Transport, server: Server) -> None:
         for number in range(4):
             await send(transport, number)
-        return transport.offset.least_ms()
 
-    assert run(dated, use) > 365 * 86_400_000
+    clock = StoreClock(SystemClock())
+    run(dated, use, clock=clock)
+    dated_ms = 4_099_291_200_000
+    assert dated_ms <= clock.now_ms() < dated_ms + 5_000
+    assert dated_ms - 10 <= clock.earliest_ms() < dated_ms + 5_000
 
 
 @pytest.mark.parametrize("user, secret", [("local", "local"), ("a/b+c", "s=cr&t/é")])

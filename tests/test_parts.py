@@ -14,7 +14,7 @@ import pytest
 from chalicelib import fleet, isolation, log, tick
 from chalicelib.alternator.client import Client
 from chalicelib.alternator.store import AlternatorTaskStore
-from chalicelib.clock import ClockOffset, SystemClock, pause
+from chalicelib.clock import SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, SchedulerError, TaskNotFound
 from chalicelib.handlers import HANDLERS, Run, handles
@@ -36,30 +36,6 @@ def test_system_clock_moves_on() -> None:
     pause(0.002)
     assert clock.now_ms() > before_ms
     assert clock.monotonic_s() > before_s
-
-
-def test_clocks_that_may_agree_have_no_offset() -> None:
-    offset = ClockOffset()
-    assert offset.least_ms() == 0
-    offset.note(10_000, 1_000, sent_ms=10_400, received_ms=10_410)
-    assert offset.least_ms() == 0
-
-
-def test_offset_is_bounded_by_all_notes_together() -> None:
-    """Theirs is 1,600 ms ahead, and shows whole seconds only."""
-    offset = ClockOffset()
-    for ours_ms in range(10_000, 13_000, 170):
-        theirs_ms = (ours_ms + 1_600) // 1_000 * 1_000
-        offset.note(theirs_ms, 1_000, sent_ms=ours_ms, received_ms=ours_ms + 2)
-    assert 1_400 < offset.least_ms() <= 1_600
-
-
-def test_offset_behind_is_negative_and_a_mended_clock_is_seen() -> None:
-    offset = ClockOffset()
-    offset.note(10_000, 1_000, sent_ms=13_000, received_ms=13_001)
-    assert offset.least_ms() == -2_000
-    offset.note(14_000, 1_000, sent_ms=14_500, received_ms=14_501)
-    assert offset.least_ms() == 0
 
 
 # Fleet

@@ -523,36 +523,6 @@ def test_lost_settlement_is_left_to_the_lease() -> None:
     assert bench.lines == [f"ok {task.id}"]
 
 
-def test_clock_far_off_claims_nothing_until_mended() -> None:
-    beats: list[int] = []
-
-    class OffQueue(MemoryQueue):
-        offset_ms = 1_600
-
-        async def beat(self, heartbeat: Heartbeat) -> None:
-            beats.append(heartbeat.beat_ms)
-            await super().beat(heartbeat)
-
-        def clock_offset_ms(self) -> int:
-            return self.offset_ms
-
-    bench = Bench({"ok": ok})
-    (task,) = bench.add("ok", delay_s=2)
-    queue = OffQueue(bench.tables, shards=SHARDS)
-    go(5, bench, queue=queue)
-    assert bench.now(task).state is TaskState.SCHEDULED
-    assert beats == [NOON_MS], "its shards are for others"
-
-    async def mend() -> None:
-        running = asyncio.create_task(run_for(10, bench.processor(queue=queue)))
-        await asyncio.sleep(5)
-        queue.offset_ms = 1_100
-        await running
-
-    run_virtually(mend)
-    assert bench.now(task).state is TaskState.COMPLETED
-
-
 def test_tick_leaves_the_fleet_before_it_stops_claiming() -> None:
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok", delay_s=5.5)

@@ -9,6 +9,7 @@ import asyncio
 import bisect
 import functools
 import json
+import math
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -209,6 +210,8 @@ class VirtualNode:
 
     slowness: by how much its requests take longer. is_stopped: it works on nothing, but listens.
     is_failing: it says 500 to everything at once. is_gone: nobody listens. network_s: one way.
+    clock_off_ms: how far its clock is wrong. date_phase_s: when in each second it renews its Date;
+    None: it writes each anew.
     """
 
     host: str
@@ -219,6 +222,8 @@ class VirtualNode:
     is_failing: bool = False
     is_gone: bool = False
     network_s: float = NETWORK_S
+    clock_off_ms: int = 0
+    date_phase_s: float | None = None
     counts: Counter[str] = field(default_factory=Counter)
     _queue: deque[Queued] = field(default_factory=deque)
     _is_working: bool = False
@@ -246,10 +251,10 @@ class VirtualNode:
             profile.check(action, content)
         if self.is_failing:
             self.counts["failed"] += 1
-            wire.later(_http(500, {"__type": "x#InternalServerError", "message": "no quorum"}))
+            wire.later(self._http(500, {"__type": "x#InternalServerError", "message": "no quorum"}))
             return
         if action == "localnodes":  # A real node needs no data for this.
-            wire.later(_http(200, list(self.hosts)))
+            wire.later(self._http(200, list(self.hosts)))
             return
         self._queue.append(Queued(action, content, wire))
         self._work()
@@ -265,23 +270,28 @@ class VirtualNode:
     def _finish(self) -> None:
         first = self._queue.popleft()
         self._is_working = False
-        answer = _http(*self.tables.answer(first.action, first.body))
+        answer = self._http(*self.tables.answer(first.action, first.body))
         self.counts["abandoned" if first.wire.is_closing() else "answered"] += 1
         first.wire.later(answer)
         self._work()
 
+    def _http(self, status: int, content: object) -> bytes:
+        body = json.dumps(content).encode()
+        lines = (
+            f"HTTP/1.1 {status} X",
+            f"Date: {formatdate(self._dated_s(), usegmt=True)}",
+            *(["Server: Dynoxide/1"] if self.date_phase_s is None else []),
+            f"Content-Length: {len(body)}",
+            "",
+            "",
+        )
+        return "\r\n".join(lines).encode() + body
 
-def _http(status: int, content: object) -> bytes:
-    body = json.dumps(content).encode()
-    now_s = NOON_MS // 1000 + int(asyncio.get_running_loop().time())
-    lines = (
-        f"HTTP/1.1 {status} X",
-        f"Date: {formatdate(now_s, usegmt=True)}",
-        f"Content-Length: {len(body)}",
-        "",
-        "",
-    )
-    return "\r\n".join(lines).encode() + body
+    def _dated_s(self) -> int:
+        now_s = (NOON_MS + self.clock_off_ms) / 1000 + asyncio.get_running_loop().time()
+        if self.date_phase_s is not None:
+            now_s = math.floor(now_s - self.date_phase_s) + self.date_phase_s
+        return math.floor(now_s)
 
 
 class VirtualWire(asyncio.Transport):

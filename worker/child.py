@@ -26,6 +26,7 @@ from chalicelib.ledger import Ledger, no_record
 from chalicelib.output import Lines, Outlet
 from chalicelib.processor import Processor
 from worker.ending import ending_signals
+from chalicelib.storeclock import StoreClock
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) 
     _die_with(os.getppid())
     isolation.preload(__name__)
     _collect_seldom()
-    clock = SystemClock()
+    clock = StoreClock(SystemClock())
     stdout = os.dup(1)
     # Whatever a handler or a library prints must not get between the lines.
     os.dup2(2, 1)

@@ -30,11 +30,12 @@ class GivenUp(ConnectionError):
 
 
 class Answer(NamedTuple):
-    """What a node answered. date: its Date header, empty if there was none."""
+    """What a node answered. date, server: these headers, empty if there were none."""
 
     status: int
     date: bytes
     body: bytes
+    server: bytes = b""
 
 
 class Connection(asyncio.Protocol):
@@ -56,7 +57,7 @@ class Connection(asyncio.Protocol):
         """Raises OSError if there is no whole answer. Whatever is raised, close it then."""
         self._waiting = asyncio.get_running_loop().create_future()
         self._parser = HttpResponseParser(self)
-        self._date, self._parts, self._size = b"", list[bytes](), 0
+        self._date, self._server, self._parts, self._size = b"", b"", list[bytes](), 0
         self._wire.write(message)
         return await self._waiting
 
@@ -105,6 +106,8 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) == 4 and name.lower() == b"date":
             self._date = value
+        elif len(name) == 6 and name.lower() == b"server":
+            self._server = value
 
     def on_body(self, part: bytes) -> None:
         self._parts.append(part)
@@ -121,7 +124,7 @@ class Connection(asyncio.Protocol):
             self._fail(f"an answer that was not asked for: {status}")
             return
         self._is_spoilt = not self._parser.should_keep_alive()
-        self._waiting.set_result(Answer(status, self._date, b"".join(self._parts)))
+        self._waiting.set_result(Answer(status, self._date, b"".join(self._parts), self._server))
 
     def _fail(self, text: str) -> None:
         self._is_spoilt = True

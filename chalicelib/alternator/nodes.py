@@ -21,14 +21,21 @@ from chalicelib.alternator.connection import Answer, Connection, GivenUp, Node, 
 from chalicelib.alternator.limit import Asked, Limit
 from chalicelib.alternator.signature import Signer
 from chalicelib.config import Settings
+from chalicelib.storeclock import StoreClock
 
 log = logging.getLogger(__name__)
 
 REFRESH_S = 30.0
 LOOK_TIMEOUT_S = 1.0
+TIME_LOOKS = 8
+"""So many looks tell a new process what the clocks of the nodes show."""
+TIME_LOOK_INTERVAL_S = 0.1
 SILENT_S = 1.0
 """A node that left a request unanswered, and answered nothing else for so long, is passed over
 until it answers a look."""
+
+EXACT = b"Dynoxide"
+"""The server that is known to write the Date of each answer anew: the embedded engine."""
 
 
 class Peer:
@@ -41,15 +48,18 @@ class Peer:
         context: ssl.SSLContext | None,
         fallen: asyncio.Event,
         limit: Limit,
+        clock: StoreClock,
         *,
         is_down: bool,
     ) -> None:
-        """fallen: set when it stops to answer."""
+        """fallen: set when it stops to answer. clock: is told the time of each answer."""
         self.endpoint = endpoint
         self.address = urlsplit(endpoint).hostname or ""
         self.is_down = is_down
         self.limit = limit
         self._fallen = fallen
+        self._clock = clock
+        self._time = clock.node(endpoint)
         self._node = Node(endpoint, context)
         self._signer = Signer(self._node.host, settings.region, settings.user, settings.secret)
         self._is_gone = False
@@ -70,6 +80,7 @@ class Peer:
             self.limit.unsent(asked)
             raise
         self._waited_for[asked] = connection
+        sent_s = self._clock.monotonic_s()
         try:
             answer = await connection.ask(self._signer.message(action, body, now_s))
         except (asyncio.CancelledError, GivenUp):
@@ -83,6 +94,7 @@ class Peer:
             raise
         finally:
             del self._waited_for[asked]
+        self._time.hear(answer.date, sent_s, is_exact=answer.server.startswith(EXACT))
         self._node.keep(connection)
         self._answered(asked, answer)
         return answer
@@ -126,9 +138,20 @@ class Peer:
         self._note(False)
         return answer
 
+    def look_in_s(self) -> float | None:
+        """See NodeTime."""
+        return None if self.is_down else self._time.look_in_s()
+
+    async def ask_the_time(self) -> None:
+        """Whether it answers at all is for others to find out."""
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                await self._localnodes()
+
     async def _localnodes(self) -> Answer:
         message = f"GET /localnodes HTTP/1.1\r\nHost: {self._node.host}\r\n\r\n"
         connection = await self._node.connect()
+        sent_s = self._clock.monotonic_s()
         try:
             answer = await connection.ask(message.encode())
         except asyncio.CancelledError:
@@ -137,6 +160,7 @@ class Peer:
         except BaseException:
             connection.close()
             raise
+        self._time.hear(answer.date, sent_s, is_exact=answer.server.startswith(EXACT))
         self._node.keep(connection)
         return answer
 
@@ -157,25 +181,30 @@ class Peer:
 
 
 class Nodes:
-    """Watches the nodes from an own task until close()."""
+    """Watches the nodes from own tasks until close()."""
 
     def __init__(
         self,
         settings: Settings,
         context: ssl.SSLContext | None,
         new_limit: Callable[[], Limit],
+        clock: StoreClock,
         refresh_s: float = REFRESH_S,
     ) -> None:
         """Call inside a running event loop. new_limit: for each node. refresh_s: between looks."""
         self._settings = settings
         self._context = context
         self._new_limit = new_limit
+        self._clock = clock
         self._refresh_s = refresh_s
         self._fallen = asyncio.Event()
         endpoints = sorted({endpoint.rstrip("/") for endpoint in settings.endpoints})
         self._seeds: Sequence[Peer] = [self._peer(url, is_down=False) for url in endpoints]
         self._peers = self._seeds
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = [
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._ask_the_time()),
+        ]
 
     def all(self) -> set[Peer]:
         return {*self._peers, *self._seeds}
@@ -197,8 +226,9 @@ class Nodes:
         return _rotated(_planned(self.up(), key), attempt)
 
     async def close(self) -> None:
-        self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
+        for watching in self._watching:
+            watching.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         for peer in self.all():
             await peer.close()
 
@@ -215,6 +245,21 @@ class Nodes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._refresh_s * (0.97 if are_all_up else 0.3)):
                     await self._fallen.wait()
+
+    async def _ask_the_time(self) -> None:
+        """At once until the clocks are known closely, later so often that they stay known."""
+        looks = 0
+        while True:
+            is_new = looks < TIME_LOOKS
+            await asyncio.sleep(TIME_LOOK_INTERVAL_S if is_new else self._refresh_s)
+            looks += any(await asyncio.gather(*map(self._ask_in_time, self._peers)))
+
+    async def _ask_in_time(self, peer: Peer) -> bool:
+        if (look_in_s := peer.look_in_s()) is None:
+            return False
+        await asyncio.sleep(look_in_s)
+        await peer.ask_the_time()
+        return True
 
     async def _look(self) -> None:
         """Ask one node after the other until one answers; see whether those that fell are back."""
@@ -247,6 +292,7 @@ class Nodes:
             self._context,
             self._fallen,
             self._new_limit(),
+            self._clock,
             is_down=is_down,
         )
 

@@ -76,9 +76,6 @@ class AlternatorTaskQueue:
     def pressure(self) -> Pressure:
         return self._transport.pressure()
 
-    def clock_offset_ms(self) -> int:
-        return self._transport.offset.least_ms()
-
     # Hints
 
     async def shards(self) -> Collection[int]:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import count
 from random import Random
@@ -18,10 +17,11 @@ from chalicelib.alternator.limit import Kind, Limit
 from chalicelib.alternator.nodes import REFRESH_S, Nodes, Peer
 from chalicelib.alternator.outcome import Throttled, Unanswered, Unsent
 from chalicelib.alternator.requests import JsonObject, Request
-from chalicelib.clock import Clock, ClockOffset
+from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
 from chalicelib.store import Pressure
+from chalicelib.storeclock import StoreClock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,13 +47,11 @@ class Transport:
     """Writes of one key prefer one node; others go around."""
 
     def __init__(self, nodes: Nodes, gate: Gate, clock: Clock) -> None:
-        self.offset = ClockOffset()
         self._nodes = nodes
         self._gate = gate
         self._clock = clock
         self._budget = Budget(clock)
         self._turns = count()
-        self._last_date = b""
 
     @classmethod
     def open(
@@ -64,11 +62,11 @@ class Transport:
         manners: Manners = PROCESSOR,
         rng: Random | None = None,
     ) -> Self:
-        """Call inside a running event loop; close() ends it. refresh_s: see Nodes. rng: spreads
-        the probes of a node that fails."""
-        rng = rng or Random()
+        """Call inside a running event loop; close() ends it. clock: a StoreClock learns the time
+        here. refresh_s: see Nodes. rng: spreads the probes of a node that fails."""
+        clock, rng = StoreClock.over(clock), rng or Random()
         new_limit = partial(Limit, manners.slack_s, manners.start, 2 * settings.batch_size, rng)
-        nodes = Nodes(settings, tls.context(settings), new_limit, refresh_s)
+        nodes = Nodes(settings, tls.context(settings), new_limit, clock, refresh_s)
         return cls(nodes, Gate(nodes, manners.line_max_s), clock)
 
     async def close(self) -> None:
@@ -94,7 +92,6 @@ class Transport:
             raise Unsent("too much was sent again")
         body = orjson.dumps(request.body)
         turn: Turn | None = None
-        sent_ms = 0
         try:
             async with asyncio.timeout(timeout_s) as patience:
                 turn = await self._gate.enter(
@@ -104,8 +101,8 @@ class Transport:
                 if rank is Rank.CLAIM and self._comes_too_late(peer, patience.when()):
                     peer.limit.unsent(asked)
                     raise StoreBusy("the answer to a claim would come too late")
-                sent_ms = self._clock.now_ms()
-                answer = await peer.ask(asked, request.action, body, sent_ms // 1000)
+                now_s = self._clock.now_ms() // 1000
+                answer = await peer.ask(asked, request.action, body, now_s)
         except TooLong as error:
             text = f"the store is slower than what is asked of it: {error}"
             raise StoreBusy(text, wait_s=error.wait_s) from error
@@ -118,8 +115,6 @@ class Transport:
             raise Unanswered(tls.distrust(error) or str(error)) from error
         finally:
             self._gate.admit()
-        if answer.date != self._last_date:
-            self._note_date(answer.date, sent_ms)
         if answer.status < 500:
             self._budget.earn()
         try:
@@ -147,14 +142,6 @@ class Transport:
     @staticmethod
     def _now_s() -> float:
         return asyncio.get_running_loop().time()
-
-    def _note_date(self, date: bytes, sent_ms: int) -> None:
-        self._last_date = date
-        try:
-            theirs_ms = int(parsedate_to_datetime(date.decode()).timestamp() * 1000)
-        except ValueError:
-            return
-        self.offset.note(theirs_ms, 1000, sent_ms, self._clock.now_ms())
 
 
 class Budget:
