@@ -146,7 +146,9 @@ class NodeTime:
                 self._sent_s = sent_s
             return
         now_s = self._clock.monotonic_s()
-        if self._shown_ms is not None:
+        if (
+            self._shown_ms is not None
+        ):  # What was sent last was still answered with the date before.
             self._narrow(-math.inf, self._most_ms(), self._sent_s)
         self._date, self._sent_s, self._shown_ms = date, sent_s, _shown_ms(date)
         if self._shown_ms is None:
@@ -169,10 +171,14 @@ class NodeTime:
 
     def look_in_s(self) -> float | None:
         """When an answer would halve what is not known; None if enough is."""
+        if self._shown_ms is None:
+            return None
+        self._narrow(-math.inf, self._most_ms(), self._sent_s)
+        self._noted()
         now_s = self._clock.monotonic_s()
         low_ms, high_ms = self.bounds_ms(now_s)
         shown_high_ms = high_ms - self._age_ms
-        if math.isinf(low_ms) or shown_high_ms - low_ms <= SURE_MS:
+        if shown_high_ms - low_ms <= SURE_MS:
             return None
         middle_ms = (low_ms + shown_high_ms) / 2
         return 1 - (now_s + middle_ms / 1000) % 1

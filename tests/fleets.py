@@ -35,7 +35,8 @@ DUE_S = 10.0
 class Site:
     """A store of some nodes, and whoever asks it.
 
-    new_clock: makes the wall clock of each process. lines: what was printed, and when.
+    new_clock: makes the wall clock of each process. lines: what was printed, and when. starts_s:
+    when handlers were started.
     """
 
     seed: int = 1
@@ -43,6 +44,7 @@ class Site:
     handler_s: float = 0.0
     new_clock: Callable[[], Clock] = LoopClock
     lines: list[tuple[float, str]] = field(default_factory=list)
+    starts_s: list[float] = field(default_factory=list)
     queues: list[AlternatorTaskQueue] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -145,6 +147,7 @@ class Site:
             await queue.close()
 
     async def _baz(self, run: Run) -> str:
+        self.starts_s.append(asyncio.get_running_loop().time())
         await asyncio.sleep(self.handler_s)
         return f"Baz {run.task.id}"
 

@@ -29,7 +29,8 @@ REFRESH_S = 30.0
 LOOK_TIMEOUT_S = 1.0
 TIME_LOOKS = 8
 """So many looks tell a new process what the clocks of the nodes show."""
-TIME_LOOK_INTERVAL_S = 0.1
+TIME_LOOK_PAUSE_S = 0.1
+TIME_CALM_S = 1.0
 SILENT_S = 1.0
 """A node that left a request unanswered, and answered nothing else for so long, is passed over
 until it answers a look."""
@@ -248,11 +249,14 @@ class Nodes:
 
     async def _ask_the_time(self) -> None:
         """At once until the clocks are known closely, later so often that they stay known."""
-        looks = 0
+        looks, pause_s = 0, TIME_LOOK_PAUSE_S
         while True:
-            is_new = looks < TIME_LOOKS
-            await asyncio.sleep(TIME_LOOK_INTERVAL_S if is_new else self._refresh_s)
-            looks += any(await asyncio.gather(*map(self._ask_in_time, self._peers)))
+            await asyncio.sleep(pause_s)
+            has_looked = any(await asyncio.gather(*map(self._ask_in_time, self._peers)))
+            looks += has_looked
+            pause_s = TIME_LOOK_PAUSE_S if has_looked else TIME_CALM_S
+            if looks >= TIME_LOOKS:
+                pause_s = self._refresh_s
 
     async def _ask_in_time(self, peer: Peer) -> bool:
         if (look_in_s := peer.look_in_s()) is None:
