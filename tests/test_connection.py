@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -521,7 +522,7 @@ def test_date_tells_how_far_the_clocks_are_apart() -> None:
 
     clock = StoreClock(SystemClock())
     run(dated, use, clock=clock)
-    dated_ms = 4_099_291_200_000
+    dated_ms = parsedate_to_datetime("Tue, 24 Nov 2099 12:00:00 GMT").timestamp() * 1000
     assert dated_ms <= clock.now_ms() < dated_ms + 5_000
     assert dated_ms - 10 <= clock.earliest_ms() < dated_ms + 5_000
 

@@ -307,30 +307,35 @@ def test_a_settlement_that_arrives_after_the_next_claim(arena: Arena) -> None:
 # Clocks
 
 
-@pytest.mark.parametrize("skew_ms", [-1_000, 1_000])
-def test_a_clock_off_by_1_s_goes_on(arena: Arena, skew_ms: int) -> None:
-    arena.worker(module=SKEWED, SKEW_MS=str(skew_ms))
+def lateness_ms(arena: Arena) -> list[float]:
+    """Of the handlers' starts, by this machine's clock: whatever the worker took for the time."""
+    wall_less_monotonic_ms = arena.clock.now_ms() - arena.clock.monotonic_s() * 1000
+    return sorted(
+        one.at_s * 1000 + wall_less_monotonic_ms - one.send_ts_ms for one in arena.events("start")
+    )
+
+
+@pytest.mark.parametrize(
+    "skew_ms, after_s",
+    [(900, 0.0), (-30_000, 0.0), (30_000, 11.0), (500, 11.0), (-500, 11.0)],
+)
+def test_a_wrong_clock_starts_nothing_early_nor_late(
+    arena: Arena, skew_ms: int, after_s: float
+) -> None:
+    arena.worker(module=SKEWED, SKEW_MS=str(skew_ms), SKEW_AFTER_S=str(after_s))
     arena.worker()
     arena.wait_ready(2)
-    arena.add_mixed(mixed(240), delay_s=2.5, over_s=8)
+    wait(5)
+    arena.add_mixed(["Baz"] * 240, delay_s=2.5, over_s=8)
     arena.wait_done(30)
     assert arena.check().is_kept
     processors = Counter(one.processor for one in arena.events("start"))
     assert len(processors) == 2, "both took part"
-
-
-@pytest.mark.parametrize("skew_ms", [-3_000, 3_000])
-def test_a_clock_off_by_3_s_claims_nothing_and_says_so(arena: Arena, skew_ms: int) -> None:
-    arena.worker(module=SKEWED, SKEW_MS=str(skew_ms))
-    # It leaves the fleet, so that its shards are for others.
-    arena.wait_for(lambda: '"clock_off"' in arena.log(), 20)
-    arena.add_mixed(mixed(120), delay_s=1, over_s=5)
-    wait(8)
-    assert arena.events("claim") == []
-    arena.worker()
-    arena.wait_done(30)
-    assert arena.check().is_kept
-    assert len({one.processor for one in arena.events("claim")}) == 1
+    late_ms = lateness_ms(arena)
+    assert late_ms[0] > -100
+    assert percentile(late_ms, 0.95) < 300
+    if abs(skew_ms) > 1_000:
+        assert '"clock_off"' in arena.log()
 
 
 # More and fewer processes
