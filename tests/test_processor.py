@@ -523,6 +523,29 @@ def test_lost_settlement_is_left_to_the_lease() -> None:
     assert bench.lines == [f"ok {task.id}"]
 
 
+@pytest.mark.parametrize("back_ms, attempts", [(400, 1), (4_000, 2)])
+def test_a_claim_that_proves_to_be_early_waits_or_is_given_back(
+    back_ms: int, attempts: int
+) -> None:
+    """Its answer told that the clock was ahead."""
+
+    class Telling(MemoryQueue):
+        async def claim(self, hint: Hint, **options: Any) -> Task | Refused:
+            answer = await super().claim(hint, **options)
+            clock.offset_ms = -back_ms
+            return answer
+
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok", delay_s=5)
+    processor = bench.processor(queue=Telling(bench.tables, shards=SHARDS))
+    clock = processor._clock
+    assert isinstance(clock, LoopClock)
+    run_virtually(lambda: run_for(15, processor))
+    done = bench.now(task)
+    assert (done.state, done.attempt) == (TaskState.COMPLETED, attempts)
+    assert 0 <= (done.lateness_ms or 0) < 100
+
+
 def test_tick_leaves_the_fleet_before_it_stops_claiming() -> None:
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok", delay_s=5.5)

@@ -255,9 +255,10 @@ def test_the_least_is_never_too_much(seed: int) -> None:
     """Whatever the wall clock does, however long answers take, and though clocks drift a little."""
     rng = Random(seed)
     world = World([Node(phase_s=rng.choice([None, 0.3]))])
+    drift = rng.choice([-0.0002, 0.0002])
     for _ in range(600):
         world.machine.true_s += rng.choice([0.001, 0.1, 0.8, 30.0]) * rng.random()
-        world.machine.asleep_s = 0.0002 * world.machine.true_s
+        world.machine.asleep_s = drift * world.machine.true_s
         if rng.random() < 0.05:
             world.machine.wall_off_ms = rng.choice([0, rng.uniform(-70_000, 70_000)])
         world.ask(rng.choice([0.001, 0.05, 3.0]) * rng.random())
@@ -325,12 +326,3 @@ def test_no_task_starts_early_beside_a_node_with_a_wrong_clock() -> None:
     site.run(2, lambda: site.until_done(30))
     assert min(site.starts_s) >= DUE_S - CLOSE_MS / 1000
     assert max(site.starts_s) <= DUE_S + 1.5
-
-
-def test_what_an_answer_to_the_claim_tells_is_heeded() -> None:
-    """A new process whose clock is a minute ahead takes a task for due until it is told better."""
-    site = Site(new_clock=lambda: LoopClock(60_000))
-    site.add(1, 3.0)
-    site.run(1, lambda: site.until_done(30))
-    assert site.starts_s[0] >= 3.0 - 0.5
-    assert all((t.lateness_ms or 0) >= 0 for t in site.tasks())
