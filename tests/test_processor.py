@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -538,8 +538,7 @@ def test_a_claim_that_proves_to_be_early_waits_or_is_given_back(
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok", delay_s=5)
     processor = bench.processor(queue=Telling(bench.tables, shards=SHARDS))
-    clock = processor._clock
-    assert isinstance(clock, LoopClock)
+    clock = cast(LoopClock, processor._clock)
     run_virtually(lambda: run_for(15, processor))
     done = bench.now(task)
     assert (done.state, done.attempt) == (TaskState.COMPLETED, attempts)
