@@ -1,8 +1,8 @@
 """What processors did, as append-only lines of JSON: the evidence that the promise was kept.
 
 Each line is one write to a file opened for appending, so that processes can share the file and
-a line is whole or not there. Times are the writer's own clock (`at_ms`) and the machine's
-monotonic one (`at_s`).
+a line is whole or not there. Times are what the writer took for the store's time (`at_ms`) and the
+machine's monotonic clock (`at_s`).
 """
 
 import json

@@ -177,7 +177,7 @@ NO_PRESSURE = Pressure(requests=math.inf, latency_s=0.0)
 class Heartbeat:
     """A live processor's row. kind: worker or tick.
 
-    beat_ms: its wall clock when it wrote. interval_ms: the next beat is to follow within this.
+    beat_ms: the time for it when it wrote. interval_ms: the next beat is to follow within this.
     held_back_s: for how long the oldest ready hint has waited for the store's sake; 0 for none.
     """
 

@@ -1,4 +1,4 @@
-"""The small parts: clock offset, fleet, settings, logs, handlers, isolation, tick."""
+"""The small parts: clock, fleet, settings, logs, handlers, isolation, tick."""
 
 import asyncio
 import json
@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import pytest
 
+import app as entry
 from chalicelib import fleet, isolation, log, tick
 from chalicelib.alternator.client import Client
 from chalicelib.alternator.store import AlternatorTaskStore
@@ -20,6 +22,7 @@ from chalicelib.errors import InvalidSetting, SchedulerError, TaskNotFound
 from chalicelib.handlers import HANDLERS, Run, handles
 from chalicelib.store import Heartbeat
 from chalicelib.task import Task, TaskState
+from tests.cluster import service_env
 from tests.fakes import NOON_MS, Ids, new_task
 
 
@@ -336,3 +339,36 @@ def test_tick_without_time_claims_nothing(client: Client, settings: Settings) ->
     task = store.create(new_task(Ids(6), send_ts_ms=now_ms + 3_000, now_ms=now_ms))
     tick.run(lambda: 3_000, settings)
     assert store.get(task.id).state is TaskState.SCHEDULED
+
+
+# Wrong clocks, through a real engine
+
+
+class Ahead(SystemClock):
+    def now_ms(self) -> int:
+        return super().now_ms() + 60_000
+
+
+@pytest.mark.wall_clock
+def test_tick_on_a_clock_that_is_ahead_starts_nothing_early(
+    client: Client, settings: Settings
+) -> None:
+    store = AlternatorTaskStore(client, SystemClock(), prefix=settings.table_prefix, shards=4)
+    now_ms = SystemClock().now_ms()
+    task = store.create(new_task(Ids(7), send_ts_ms=now_ms + 30_000, now_ms=now_ms))
+    ends_s = SystemClock().monotonic_s() + 13
+    tick.run(lambda: (ends_s - SystemClock().monotonic_s()) * 1000, settings, Ahead())
+    assert store.get(task.id).attempt == 0
+
+
+@pytest.mark.wall_clock
+def test_views_go_by_the_clock_of_the_store(
+    client: Client, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in service_env(settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(entry, "SystemClock", Ahead)
+    made = entry._made.__wrapped__()
+    made.ready()
+    assert abs(made.clock.now_ms() - SystemClock().now_ms()) < 2_100
+    cast(AlternatorTaskStore, made.store)._client.close()
