@@ -89,6 +89,8 @@ class StoreClock:
             now_s = self._base.monotonic_s()
             offset_ms = self._base.now_ms() - now_s * 1000
             heard = [n for n in self._nodes.values() if n.heard_s > now_s - HEARD_WITHIN_S]
+            if not heard:
+                return
             lows, highs = zip(*(node.bounds_ms(now_s) for node in heard), strict=True)
             low_ms = sorted(lows)[(len(heard) - 1) // 2]
             high_ms = sorted(highs)[len(heard) // 2]

@@ -163,6 +163,15 @@ def test_a_jump_while_nothing_is_asked_changes_nothing() -> None:
     assert abs(world.error_ms()) <= CLOSE_MS
 
 
+def test_a_look_after_a_long_silence_changes_nothing() -> None:
+    world = World()
+    world.talk(30)
+    world.machine.true_s += 600
+    now_ms = world.clock.now_ms()
+    assert world.clock.node("a").look_in_s() is not None
+    assert world.clock.now_ms() == now_ms
+
+
 def test_a_machine_that_slept_is_never_early_and_right_after_an_answer() -> None:
     world = World()
     world.talk(30)

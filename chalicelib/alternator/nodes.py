@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 REFRESH_S = 30.0
 LOOK_TIMEOUT_S = 1.0
 TIME_LOOKS = 8
-"""So many looks tell a new process what the clocks of the nodes show."""
+"""So many looks tell what the clock of a node shows, or none do."""
 TIME_LOOK_PAUSE_S = 0.1
 TIME_CALM_S = 1.0
 SILENT_S = 1.0
@@ -248,15 +248,17 @@ class Nodes:
                     await self._fallen.wait()
 
     async def _ask_the_time(self) -> None:
-        """At once until the clocks are known closely, later so often that they stay known."""
-        looks, pause_s = 0, TIME_LOOK_PAUSE_S
+        """Often until the clocks are known closely; then as often as it takes to know them."""
+        looks = 0
         while True:
-            await asyncio.sleep(pause_s)
-            has_looked = any(await asyncio.gather(*map(self._ask_in_time, self._peers)))
-            looks += has_looked
-            pause_s = TIME_LOOK_PAUSE_S if has_looked else TIME_CALM_S
-            if looks >= TIME_LOOKS:
-                pause_s = self._refresh_s
+            try:
+                has_looked = any(await asyncio.gather(*map(self._ask_in_time, self._peers)))
+            except Exception:
+                log.exception("a look at the time went wrong", extra={"action": "nodes_error"})
+                has_looked = True
+            looks = looks + 1 if has_looked else 0
+            pause_s = TIME_LOOK_PAUSE_S if looks else TIME_CALM_S
+            await asyncio.sleep(pause_s if looks < TIME_LOOKS else self._refresh_s)
 
     async def _ask_in_time(self, peer: Peer) -> bool:
         if (look_in_s := peer.look_in_s()) is None:
