@@ -25,8 +25,8 @@ from chalicelib.errors import InvalidSetting, StoreUnavailable
 from chalicelib.ledger import Ledger, no_record
 from chalicelib.output import Lines, Outlet
 from chalicelib.processor import Processor
-from worker.ending import ending_signals
 from chalicelib.storeclock import StoreClock
+from worker.ending import ending_signals
 
 log = logging.getLogger(__name__)
 
