@@ -15,6 +15,7 @@ from chalicelib.store import Hint
 
 SEEN_FOR_S = 60.0
 """For so long after a hint of a type was put here, others leave it room."""
+LOOK_EVERY_S = 1.0
 SHARE_LEFT = 8
 """A type that is not alone leaves one of so many places to the others, at least one."""
 
@@ -34,7 +35,10 @@ class Agenda:
         self.free = places
         self._places = places
         self._heaps: dict[str, list[Entry]] = {}
+        self._shared = max(1, places - max(1, places // SHARE_LEFT))
         self._seen_s: dict[str, float] = {}
+        self._seen: set[str] = set()
+        self._looked_s = -math.inf
         self._running: Counter[str] = Counter()
         self._size = 0
 
@@ -43,6 +47,8 @@ class Agenda:
 
     def put(self, hint: Hint, at_ms: int, now_s: float) -> None:
         """now_s: the monotonic time."""
+        if hint.type not in self._seen:
+            self._looked_s = -math.inf
         self._seen_s[hint.type] = now_s
         heapq.heappush(self._heaps.setdefault(hint.type, []), Entry(at_ms, hint))
         self._size += 1
@@ -60,18 +66,26 @@ class Agenda:
         """The type whose turn it is; None if no hint is ready for which there is a place."""
         if self.free <= 0:
             return None
-        seen = [type for type, seen_s in self._seen_s.items() if now_s - seen_s <= SEEN_FOR_S]
-        shared = max(1, self._places - max(1, self._places // SHARE_LEFT))
+        if now_s > self._looked_s + LOOK_EVERY_S:
+            self._look(now_s)
         turn: str | None = None
         least = (self._places, 0)
         for type, heap in self._heaps.items():
             if not heap or heap[0].at_ms > now_ms:
                 continue
             standing = (self._running[type], heap[0].at_ms)
-            most = self._places if seen in ([], [type]) else shared
+            most = self._places if self._seen <= {type} else self._shared
             if standing[0] < most and standing < least:
                 turn, least = type, standing
         return turn
+
+    def _look(self, now_s: float) -> None:
+        """Which types were seen lately; others are forgotten."""
+        self._looked_s = now_s
+        self._seen = {type for type, at_s in self._seen_s.items() if now_s - at_s <= SEEN_FOR_S}
+        for type in self._seen_s.keys() - self._seen:
+            if not self._heaps[type] and not self._running[type]:
+                del self._seen_s[type], self._heaps[type], self._running[type]
 
     def take(self, type: str) -> Hint:
         """The first hint of the type whose turn it is. It has a place until it is `done`."""

@@ -56,7 +56,7 @@ def test_room_is_left_for_a_minute_after_a_type_was_seen() -> None:
     for number in range(20):
         one.put(hint("a", number), 0, SEEN_FOR_S)
     assert len(taken(one, SEEN_FOR_S)) == 14
-    assert len(taken(one, SEEN_FOR_S + 1)) == 2
+    assert len(taken(one, SEEN_FOR_S + 2)) == 2
 
 
 def test_with_one_place_types_take_turns() -> None:

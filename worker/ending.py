@@ -16,7 +16,7 @@ def flush_or_drop() -> None:
     """Print what is still to be printed, or drop it where nobody takes it, such as a terminal that
     was closed: the interpreter would exit with code 120 for it.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed at the start.
         try:
             stream.flush()
         except OSError:
