@@ -17,8 +17,8 @@ from typing import Self
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
-from chalicelib.handlers import HANDLERS, Handler, Run, called, checked_line
-from chalicelib.isolation import HandlerFailed, Isolated, IsolatedProcess
+from chalicelib.handlers import CANCELLED, HANDLERS, Failure, Handler, Run, called, tried
+from chalicelib.isolation import Isolated, IsolatedProcess
 from chalicelib.ledger import Record, no_record
 from chalicelib.output import Lines
 from chalicelib.store import Hint, Refused, TaskQueue
@@ -41,7 +41,6 @@ ABSENT_MS = 60_000
 still be under way."""
 HELD_BACK_MS = 50
 """A claim that the store had no time for is looked at again after this."""
-ERROR_CHARS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,17 +201,15 @@ class Attempts:
             return held.failed(error, now_ms=self.clock.now_ms())
         run = Run(task=held, rng=self.rng, bar_url=self.bar_url)
         if not lost:
-            return await self._run(held, partial(called, self.handlers[held.type], run), claimed_s)
+            handler = partial(called, self.handlers[held.type], run)
+            return await self._run(hint, held, handler, claimed_s)
         try:
             async with asyncio.timeout(start_until_s - self.clock.monotonic_s()):
                 place = await self.isolate(run)
         except TimeoutError:
             return self._returned(hint, held)
         try:
-            # A process that stood still meanwhile sees the place before it sees the timeout.
-            if self.clock.monotonic_s() >= start_until_s:
-                return self._returned(hint, held)
-            return await self._run(held, place.line, claimed_s)
+            return await self._run(hint, held, place.line, claimed_s)
         finally:
             await place.end()
 
@@ -227,62 +224,64 @@ class Attempts:
         return held.returned(now_ms=self.clock.now_ms(), hint_due_ms=hint.due_at_ms)
 
     async def _run(
-        self, held: Task, handler: Callable[[], Awaitable[str]], claimed_s: float
+        self, hint: Hint, held: Task, handler: Callable[[], Awaitable[str]], claimed_s: float
     ) -> Task:
         """Run the handler now; what comes of it, as the task is to be settled."""
         started = held.started(self.clock.now_ms())
         self.kill_at_s[held.id] = claimed_s + KILL_AFTER_S
         self.record("start", started)
         try:
-            line = await self._line(started, handler)
-        except _Failure as failure:
-            return started.failed_once(
-                str(failure), now_ms=self.clock.now_ms(), jitter=self.rng.random
-            )
+            outcome = await self._tried(started, handler, claimed_s + START_WITHIN_S)
         finally:
             del self.kill_at_s[held.id]
-        return started.completed(line, now_ms=self.clock.now_ms())
+        if outcome is None:
+            return self._returned(hint, held)
+        now_ms = self.clock.now_ms()
+        if isinstance(outcome, Failure):
+            return started.failed_once(outcome.text, now_ms=now_ms, jitter=self.rng.random)
+        return started.completed(outcome, now_ms=now_ms)
 
-    async def _line(self, task: Task, handler: Callable[[], Awaitable[str]]) -> str:
-        """The handler's line, within the timeout. Whatever else comes of it is a _Failure."""
-        started_s = self.clock.monotonic_s()
-        me = asyncio.current_task()
+    async def _tried(
+        self, task: Task, handler: Callable[[], Awaitable[str]], start_until_s: float
+    ) -> str | Failure | None:
+        """What came of the handler within the timeout; None if it was too late to start it.
+
+        It has an asyncio task of its own, which it may cancel as it likes, now or later.
+        """
+        loop, me = asyncio.get_running_loop(), asyncio.current_task()
         assert me is not None
+        started_s = self.clock.monotonic_s()
+        running = loop.create_task(self._tried_in_time(handler, start_until_s))
+        timer = loop.call_later(TIMEOUT_S, running.cancel)
+        outcome: str | Failure | None
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                line = checked_line(await handler())
-        except TimeoutError as error:
-            if self._is_overdue(started_s):
-                self.record("kill", task)
-                raise _Failure(_TIMED_OUT) from None
-            raise _Failure(_described(error)) from error
+            outcome = await running
         except asyncio.CancelledError:
-            if me.cancelling():
-                raise
-            raise _Failure("CancelledError: the handler cancelled itself") from None
-        except HandlerFailed as error:
-            raise _Failure(_described(str(error))) from error
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            raise _Failure(_described(error)) from error
-        if self._is_overdue(started_s):
-            raise _Failure(_TIMED_OUT)
-        return line
+            outcome = CANCELLED
+        finally:
+            timer.cancel()
+        if isinstance(outcome, Failure):
+            if me.cancelling() and issubclass(outcome.cause, asyncio.CancelledError):
+                raise asyncio.CancelledError
+            if not issubclass(outcome.cause, _OF_TIME):
+                return outcome
+        if outcome is None or self.clock.monotonic_s() < started_s + TIMEOUT_S:
+            return outcome
+        if isinstance(outcome, Failure):
+            self.record("kill", task)
+        return _TIMED_OUT
 
-    def _is_overdue(self, started_s: float) -> bool:
-        return self.clock.monotonic_s() >= started_s + TIMEOUT_S
+    async def _tried_in_time(
+        self, handler: Callable[[], Awaitable[str]], start_until_s: float
+    ) -> str | Failure | None:
+        # This process may have stood still since the task was created.
+        return None if self.clock.monotonic_s() >= start_until_s else await tried(handler)
 
     def _log(self, level: int, action: str, text: str, task: Task) -> None:
         extra = {"action": action, "task_id": task.id, "attempt": task.attempt}
         log.log(level, "%s", text, extra=extra)
 
 
-class _Failure(Exception):
-    """A handler's failure, in the words that the task's record will bear."""
-
-
-_TIMED_OUT = f"Timeout: not finished within {TIMEOUT_S:g} s"
-
-
-def _described(error: BaseException | str) -> str:
-    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return text.encode(errors="replace").decode()[:ERROR_CHARS_MAX]
+_TIMED_OUT = Failure(f"Timeout: not finished within {TIMEOUT_S:g} s", TimeoutError)
+_OF_TIME = (asyncio.CancelledError, TimeoutError)
+"""What a handler ends with that was cancelled, or whose own limit was as long."""

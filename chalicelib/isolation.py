@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from random import Random
 from typing import Any, Protocol, Self
 
-from chalicelib.handlers import HANDLERS, Run, called, checked_line
+from chalicelib.handlers import HANDLERS, HandlerFailed, Run, called, failure_of, tried
 from chalicelib.task import TIMEOUT_S, Task
 
 _processes = multiprocessing.get_context("forkserver")
@@ -30,10 +30,6 @@ preload()
 
 class HandlerDied(Exception):
     """The handler ended its process."""
-
-
-class HandlerFailed(Exception):
-    """The handler raised. The message is what it raised."""
 
 
 class Isolated(Protocol):
@@ -111,19 +107,18 @@ def _run_in_child(pipe: "Connection[Any, Any]", task: Task, bar_url: str) -> Non
     # The kernel ends this process even if the handler never gives the interpreter back.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S + 0.5)
-    run = Run(task=task, rng=Random(), bar_url=bar_url)
-    try:
-        line = asyncio.run(_call(run))
-    except Exception as error:
-        pipe.send((False, f"{type(error).__name__}: {error}"))
-    else:
-        pipe.send((True, line))
+    pipe.send(_outcome(Run(task=task, rng=Random(), bar_url=bar_url)))
     pipe.close()
     os._exit(0)
 
 
-async def _call(run: Run) -> str:
-    return checked_line(await called(HANDLERS[run.task.type], run))
+def _outcome(run: Run) -> tuple[bool, str]:
+    """Whether the handler gave a line; the line, or the text of its failure."""
+    try:
+        outcome = asyncio.run(tried(lambda: called(HANDLERS[run.task.type], run)))
+    except BaseException as error:  # Of its event loop: the handler stopped it, or left a task.
+        outcome = failure_of(error)
+    return (True, outcome) if isinstance(outcome, str) else (False, outcome.text)
 
 
 def _die_with_parent() -> None:

@@ -112,6 +112,10 @@ class Grace:
     drain_s: float = 6.0
 
 
+class LoopEnded(Exception):
+    """A loop of a processor ended before it was told to stop."""
+
+
 class Processor:
     """Runs from `run` until `stop` is set; then leaves the fleet and drains.
 
@@ -164,7 +168,10 @@ class Processor:
         return dict(self._attempts.counts)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Returns when all attempts have ended, or their grace has."""
+        """Returns when all attempts have ended, or their grace has.
+
+        Raises LoopEnded if it cannot go on: this process must end.
+        """
         self._idle_at_s = self._clock.monotonic_s() + IDLE_AFTER_S
         await self._survive(self._beat)
         loops = [
@@ -181,7 +188,7 @@ class Processor:
             asyncio.create_task(self._repeat(ARM_INTERVAL_S, self._arm)),
         ]
         sweep = asyncio.create_task(self._sweep_every_minute())
-        await stop.wait()
+        await self._until(stop, {*loops, *helpers, sweep})
         grace = self._grace()
         loops[0].cancel()
         leave = asyncio.create_task(self._survive(partial(self._queue.leave, self.id)))
@@ -196,6 +203,15 @@ class Processor:
         await asyncio.wait({leave, flush}, timeout=max(LAST_WORDS_S, min(CLEAN_UP_S, left_s)))
         for late in (leave, flush):
             late.cancel()
+
+    async def _until(self, stop: asyncio.Event, loops: Set[asyncio.Task[None]]) -> None:
+        """A loop ends only if a handler cancelled it; without it nothing might be claimed."""
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({stopping, *loops}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not stop.is_set():
+            log.error("a loop was cancelled: this process ends", extra={"action": "loop_ended"})
+            raise LoopEnded("a handler cancelled what was not its own")
 
     async def _drain(self, loops: list[asyncio.Task[None]], drain_s: float) -> None:
         """Claim no more; what still runs at the end is left to its lease."""
@@ -466,6 +482,9 @@ class Processor:
         except Exception:
             log.exception("an attempt went wrong", extra=self._about(hint, "attempt_error"))
             again = Again(self._clock.now_ms() + 1_000)
+        except asyncio.CancelledError:
+            self._again(hint, self._clock.now_ms() + LEASE_MS)
+            raise
         finally:
             del self._running[hint.id]
             self._agenda.done(hint)

@@ -15,6 +15,55 @@ NOON_MS = 1_800_000_000_000
 """When the fake clock starts: a time in 2027, at the start of an hour."""
 
 
+class NativePanic(BaseException):
+    """As native extensions raise them."""
+
+
+class Mute(Exception):
+    """It cannot tell what it is."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+    __repr__ = __str__
+
+
+class Nameless(type):
+    """Of classes that keep their name to themselves."""
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise AttributeError("no name")
+
+
+class Unnamed(Exception, metaclass=Nameless):
+    """It has no name."""
+
+
+ODD_ERRORS: list[tuple[BaseException, str]] = [
+    (NativePanic("panicked"), "NativePanic: panicked"),
+    (SystemExit(3), "SystemExit: 3"),
+    (KeyboardInterrupt(), "KeyboardInterrupt: "),
+    (GeneratorExit("closed"), "GeneratorExit: closed"),
+    (asyncio.CancelledError(), "CancelledError: the handler cancelled itself"),
+    (asyncio.CancelledError("so there"), "CancelledError: so there"),
+    (TimeoutError("mine"), "TimeoutError: mine"),
+    (StopIteration("at once"), "RuntimeError: coroutine raised StopIteration"),
+    (StopAsyncIteration("too"), "StopAsyncIteration: too"),
+    (RecursionError("deep"), "RecursionError: deep"),
+    (MemoryError("full"), "MemoryError: full"),
+    (ExceptionGroup("two", [OSError(), OSError()]), "ExceptionGroup: two (2 sub-exceptions)"),
+    (
+        BaseExceptionGroup("one", [KeyboardInterrupt()]),
+        "BaseExceptionGroup: one (1 sub-exception)",
+    ),
+    (Mute(), "an error whose own text cannot be told"),
+    (Unnamed("x"), "an error whose own text cannot be told"),
+    (ValueError("\ud800" + "x" * 10_000_000), "ValueError: ?" + "x" * 987),
+]
+"""What handlers raise, and the words that are kept of it."""
+
+
 class FakeClock:
     """A clock that stands still until it is told to tick."""
 

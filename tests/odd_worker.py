@@ -6,6 +6,7 @@ import sys
 import time
 
 from chalicelib.handlers import Run, handles
+from tests.fakes import NativePanic
 from worker.__main__ import main
 
 
@@ -24,6 +25,25 @@ async def blocking(run: Run) -> str:
 @handles("Exiting")
 async def exiting(run: Run) -> str:
     os._exit(3)
+
+
+@handles("Panicking")
+async def panicking(run: Run) -> str:
+    raise NativePanic("panicked")
+
+
+@handles("Cancelling")
+async def cancelling(run: Run) -> str:
+    for task in asyncio.all_tasks():
+        task.cancel()
+    return "never"
+
+
+@handles("Stopping")
+async def stopping(run: Run) -> str:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(60)
+    return "never"
 
 
 @handles("Printing")

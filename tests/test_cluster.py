@@ -119,6 +119,42 @@ def test_exiting_handler_is_failed_and_its_neighbour_is_not(cluster: Cluster) ->
     assert failed.error == "HandlerDied: the handler ended its process, exit code 3"
 
 
+def test_handler_that_raises_no_exception_is_failed_by_its_first_process(cluster: Cluster) -> None:
+    cluster.start("-m", "tests.odd_worker")
+    cluster.wait_ready(1)
+    (panicking,) = cluster.add("Panicking", delay_s=1)
+    (failed,) = cluster.wait_finished([panicking], 20)
+    assert [one.outcome for one in failed.attempts] == ["retried", "retried", "failed"]
+    assert failed.error == "NativePanic: panicked"
+    assert cluster.log().count('"process_started"') == 1
+
+
+@pytest.mark.parametrize(
+    ("type", "error"),
+    [
+        ("Cancelling", "CancelledError: the handler cancelled itself"),
+        ("Stopping", "RuntimeError: Event loop stopped before Future completed."),
+    ],
+)
+def test_handler_that_ends_what_is_not_its_own_costs_one_process(
+    cluster: Cluster, type: str, error: str
+) -> None:
+    cluster.start("-m", "tests.odd_worker")
+    cluster.wait_ready(1)
+    (neighbour,) = cluster.add("Foo", delay_s=1)
+    (odd,) = cluster.add(type, delay_s=1.5)
+    done, failed = cluster.wait_finished([neighbour, odd], 40)
+    assert (done.state, done.failures) == (TaskState.COMPLETED, 0)
+    assert [one.outcome for one in failed.attempts] == [
+        "lease_lost",
+        "retried",
+        "retried",
+        "failed",
+    ]
+    assert failed.error == error
+    assert cluster.log().count('"process_started"') == 2
+
+
 def test_stray_prints_do_not_get_between_the_lines(cluster: Cluster) -> None:
     cluster.start("-m", "tests.odd_worker")
     cluster.wait_finished(cluster.add("Printing"), 20)

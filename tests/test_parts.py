@@ -19,11 +19,11 @@ from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, SchedulerError, TaskNotFound
-from chalicelib.handlers import HANDLERS, Run, handles
+from chalicelib.handlers import HANDLERS, HandlerFailed, Run, handles
 from chalicelib.store import Heartbeat
 from chalicelib.task import Task, TaskState
 from tests.cluster import service_env
-from tests.fakes import NOON_MS, Ids, new_task
+from tests.fakes import NOON_MS, ODD_ERRORS, Ids, new_task
 
 
 def run_of(type: str, bar_url: str = "http://127.0.0.1:1/") -> Run:
@@ -295,8 +295,43 @@ def test_isolated_handler_gives_its_line() -> None:
 
 @pytest.mark.wall_clock
 def test_isolated_handler_fails_with_what_it_raised() -> None:
-    with pytest.raises(isolation.HandlerFailed, match="ClientConnectorError: "):
+    with pytest.raises(HandlerFailed, match="ClientConnectorError: "):
         asyncio.run(isolated_line(run_of("Bar")))
+
+
+@pytest.mark.parametrize(("raised", "error"), ODD_ERRORS)
+def test_whatever_a_handler_raises_its_own_process_tells(
+    raised: BaseException, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def odd(run: Run) -> str:
+        raise raised
+
+    monkeypatch.setitem(HANDLERS, "Odd", odd)
+    assert isolation._outcome(run_of("Odd")) == (False, error)
+
+
+def test_handler_that_stops_its_loop_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stops(run: Run) -> str:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(1)
+        return "never"
+
+    monkeypatch.setitem(HANDLERS, "Odd", stops)
+    text = "RuntimeError: Event loop stopped before Future completed."
+    assert isolation._outcome(run_of("Odd")) == (False, text)
+
+
+def test_handler_whose_task_exits_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def exits() -> None:
+        raise SystemExit(5)
+
+    async def leaves(run: Run) -> str:
+        asyncio.get_running_loop().create_task(exits())
+        await asyncio.sleep(1)
+        return "never"
+
+    monkeypatch.setitem(HANDLERS, "Odd", leaves)
+    assert isolation._outcome(run_of("Odd")) == (False, "SystemExit: 5")
 
 
 @pytest.mark.wall_clock

@@ -114,8 +114,7 @@ def test_handler_gets_its_payload() -> None:
 def test_isolated_handler_gets_its_payload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HANDLERS, "Paint", paint)
     task = replace(new_task(Ids(), type="Paint"), payload='{"colour":"red"}')
-    line = asyncio.run(isolation._call(Run(task=task, rng=Random(1))))
-    assert line == "red 1 None"
+    assert isolation._outcome(Run(task=task, rng=Random(1))) == (True, "red 1 None")
 
 
 async def _await(line: Any) -> object:

@@ -1,7 +1,7 @@
 """The processor on the memory store, in an event loop in which sleeping takes no time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, cast
@@ -13,12 +13,14 @@ from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
 from chalicelib.handlers import Handler, Run
 from chalicelib.isolation import Isolated
+from chalicelib.ledger import Record, no_record
 from chalicelib.memory import MemoryQueue, MemoryStore, Tables
-from chalicelib.processor import Grace, Processor
+from chalicelib.processor import Grace, LoopEnded, Processor
 from chalicelib.store import Heartbeat, Hint, HintPage, Refused
 from chalicelib.task import LEASE_MS, Attempt, Task, TaskState
 from tests.fakes import (
     NOON_MS,
+    ODD_ERRORS,
     Here,
     Ids,
     LoopClock,
@@ -78,6 +80,7 @@ class Bench:
         isolate: Callable[[Run], Awaitable[Isolated]] | None = None,
         kind: str = "worker",
         linger_s: float = 0.0,
+        record: Record = no_record,
     ) -> Processor:
         async def run_here(run: Run) -> Isolated:
             return Here(self.handlers[run.task.type], run)
@@ -91,6 +94,7 @@ class Bench:
             bar_url="http://127.0.0.1:1/",
             handlers=self.handlers,
             isolate=isolate or run_here,
+            record=record,
         )
         settings = Settings(shards=SHARDS, batch_size=self.batch_size)
         return Processor(attempts, settings, NoWatchdog(), kind=kind, grace=lambda: Grace(linger_s))
@@ -209,15 +213,7 @@ def test_result_after_the_timeout_does_not_count() -> None:
     assert bench.lines == []
 
 
-@pytest.mark.parametrize(
-    ("raised", "error"),
-    [
-        (SystemExit(3), "SystemExit: 3"),
-        (KeyboardInterrupt(), "KeyboardInterrupt: "),
-        (asyncio.CancelledError(), "CancelledError: the handler cancelled itself"),
-        (TimeoutError("mine"), "TimeoutError: mine"),
-    ],
-)
+@pytest.mark.parametrize(("raised", "error"), ODD_ERRORS)
 def test_whatever_a_handler_raises_is_its_failure(raised: BaseException, error: str) -> None:
     async def handler(run: Run) -> str:
         raise raised
@@ -225,9 +221,159 @@ def test_whatever_a_handler_raises_is_its_failure(raised: BaseException, error: 
     bench = Bench({"odd": handler, "ok": ok})
     (task,) = bench.add("odd")
     (neighbour,) = bench.add("ok", delay_s=0.5)
-    go(1.0, bench)
-    assert bench.now(task).error == error
+    go(20, bench)
+    failed = bench.now(task)
+    assert (failed.state, failed.attempt, failed.failures) == (TaskState.FAILED, 3, 3)
+    assert failed.error == error
     assert bench.now(neighbour).state is TaskState.COMPLETED
+
+
+async def cancels_itself(run: Run) -> str:
+    cancel_this_task()
+    await asyncio.sleep(1)
+    return "never"
+
+
+async def cancels_itself_and_returns(run: Run) -> str:
+    cancel_this_task()
+    return "never"
+
+
+def is_cancelled_at_once(run: Run) -> Awaitable[str]:
+    cancel_this_task()
+    return asyncio.sleep(1, "never")
+
+
+def cancel_this_task() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+@pytest.mark.parametrize(
+    "handler", [cancels_itself, cancels_itself_and_returns, is_cancelled_at_once]
+)
+def test_handler_that_cancels_itself_has_failed(handler: Handler) -> None:
+    bench = Bench({"odd": handler})
+    (task,) = bench.add("odd")
+    go(20, bench)
+    failed = bench.now(task)
+    assert (failed.state, failed.attempt, failed.failures) == (TaskState.FAILED, 3, 3)
+    assert failed.error == "CancelledError: the handler cancelled itself"
+
+
+def test_handler_that_cancels_itself_later_does_not_reach_the_attempt() -> None:
+    async def early(run: Run) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_later(1, task.cancel)
+        return "early"
+
+    class SlowQueue(MemoryQueue):
+        async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
+            await asyncio.sleep(2)
+            return await super().settle(held, settled, until_s=until_s)
+
+    bench = Bench({"early": early})
+    (task,) = bench.add("early")
+    go(4, bench, queue=SlowQueue(bench.tables, shards=SHARDS))
+    assert (bench.now(task).state, bench.now(task).attempt) == (TaskState.COMPLETED, 1)
+    assert bench.lines == ["early"]
+
+
+class Yielding:
+    """Awaits what nobody can."""
+
+    def __init__(self, yielded: object) -> None:
+        self._yielded = yielded
+
+    def __await__(self) -> Iterator[Any]:
+        while True:
+            yield self._yielded
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (None, "TypeError: object NoneType can't be used in 'await' expression"),
+        ("a line", "TypeError: object str can't be used in 'await' expression"),
+        (Yielding(17), "RuntimeError: Task got bad yield: 17"),
+    ],
+)
+def test_handler_that_is_no_coroutine_has_failed(answer: object, error: str) -> None:
+    def handler(run: Run) -> Any:
+        return answer
+
+    bench = Bench({"odd": handler})
+    (task,) = bench.add("odd")
+    go(20, bench)
+    assert (bench.now(task).state, bench.now(task).failures) == (TaskState.FAILED, 3)
+    assert bench.now(task).error == error
+
+
+@pytest.mark.parametrize("spared", [(), ("main",)])
+def test_handler_that_ends_the_loops_ends_the_processor(spared: tuple[str, ...]) -> None:
+    """Rather than to stand still: a new process takes its place."""
+
+    async def cancels_all(run: Run) -> str:
+        for task in asyncio.all_tasks():
+            if task.get_name() not in ("test", *spared):
+                task.cancel()
+        return "never"
+
+    bench = Bench({"odd": cancels_all})
+    (task,) = bench.add("odd")
+
+    async def run() -> None:
+        this = asyncio.current_task()
+        assert this is not None
+        this.set_name("test")
+        main = asyncio.create_task(bench.processor().run(asyncio.Event()), name="main")
+        await asyncio.wait({main}, timeout=1)
+        with pytest.raises((LoopEnded, asyncio.CancelledError)):
+            main.result()
+
+    run_virtually(run)
+    assert bench.now(task).state is TaskState.RUNNING
+
+
+def test_attempt_that_was_cancelled_is_made_again_when_its_lease_is_over() -> None:
+    """A handler cancelled its neighbour's."""
+    bench = Bench({"slow": slow})
+    (task,) = bench.add("slow")
+
+    async def cancel() -> None:
+        processor = bench.processor()
+        running = asyncio.create_task(run_for(16, processor))
+        await asyncio.sleep(1)
+        processor._running[task.id].cancel()
+        await running
+
+    run_virtually(cancel)
+    done = bench.now(task)
+    assert (done.state, done.attempt) == (TaskState.COMPLETED, 2)
+    assert done.started_ts_ms is not None
+    assert LEASE_MS <= done.started_ts_ms - NOON_MS <= LEASE_MS + 1_100
+
+
+def test_process_that_stood_still_before_its_handler_could_start_gives_the_task_back() -> None:
+    started: list[str] = []
+
+    async def notes(run: Run) -> str:
+        started.append(run.task.id)
+        return "too late"
+
+    bench = Bench({"notes": notes})
+    (task,) = bench.add("notes")
+
+    def stand_still(event: str, task: Task, **_: object) -> None:
+        loop = asyncio.get_running_loop()
+        if event == "start" and isinstance(loop, VirtualLoop):
+            loop.call_soon(loop.stand_still, 3.1)
+
+    go(3.05, bench, record=stand_still)
+    assert started == []
+    assert (bench.now(task).given_back, bench.now(task).failures) == (1, 0)
 
 
 @pytest.mark.parametrize("line", [None, 17, b"x", "two\nlines", "x" * 4096, "\ud800"])
