@@ -83,6 +83,12 @@ def delete_task(id: str) -> Response:
     return service().delete(id)
 
 
+@app.route("/task/{id}/retry", methods=["POST"], content_types=ANY)
+@api.answers
+def retry_task(id: str) -> Response:
+    return service().retry(id, request())
+
+
 @app.route("/task/{id}/attempts", methods=["GET"], content_types=ANY)
 @api.answers
 def get_attempts(id: str) -> Response:

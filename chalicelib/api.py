@@ -28,6 +28,7 @@ from chalicelib.errors import (
     StoreReadOnly,
     StoreUnavailable,
     TaskExists,
+    TaskNotFailed,
     TaskNotFound,
     TaskRunning,
     UnreadableTask,
@@ -60,6 +61,7 @@ STATUS_BY_ERROR: Mapping[type[Exception], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
     TaskNotFound: HTTPStatus.NOT_FOUND,
     TaskRunning: HTTPStatus.CONFLICT,
+    TaskNotFailed: HTTPStatus.CONFLICT,
     TaskExists: HTTPStatus.CONFLICT,
     StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreBusy: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -211,6 +213,14 @@ class Api:
             raise running(error.task, now_ms) from error
         return Response(body="", status_code=HTTPStatus.NO_CONTENT)
 
+    def retry(self, task_id: str, request: Request) -> Response:
+        """Run a failed task again. With the same Idempotency-Key it is the same retry."""
+        key = parsing.idempotency_key(header(request, "Idempotency-Key"))
+        task_id = known_form(task_id)
+        token = self.new_id() if key is None else id_of_retry(key, task_id)
+        task = self.store.retry(task_id, now_ms=self.clock.now_ms(), token=token)
+        return json_response(task_json(task))
+
     def ready(self) -> Response:
         """Whether the tables fit, answer and take writes, and how fast."""
         self.store.check()
@@ -279,6 +289,11 @@ def openapi() -> Response:
 def id_of(key: str, place: int | None = None) -> str:
     """The task that an Idempotency-Key names, alone or at a place of a batch. No key has a \\n."""
     return str(uuid.uuid5(KEY_NAMESPACE, key if place is None else f"{key}\n{place}"))
+
+
+def id_of_retry(key: str, task_id: str) -> str:
+    """The token of the retry of this task that an Idempotency-Key names."""
+    return str(uuid.uuid5(KEY_NAMESPACE, f"{key}\nretry\n{task_id}"))
 
 
 def created(task: Task) -> Response:

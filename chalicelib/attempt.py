@@ -18,7 +18,7 @@ from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
 from chalicelib.handlers import CANCELLED, HANDLERS, Failure, Handler, Run, called, tried
-from chalicelib.isolation import Isolated, IsolatedProcess
+from chalicelib.isolation import HandlerDied, Isolated, IsolatedProcess
 from chalicelib.ledger import Record, no_record
 from chalicelib.output import Lines
 from chalicelib.store import Hint, Refused, TaskQueue
@@ -37,8 +37,10 @@ from chalicelib.task import (
 log = logging.getLogger(__name__)
 
 ABSENT_MS = 60_000
-"""A hint this much past its time whose task does not exist is deleted; before, its create may
-still be under way."""
+"""A hint this much past its time whose task does not exist, or failed before that time, is deleted;
+before, what creates it or runs it again may still be under way."""
+NO_PROCESS_MS = 1_000
+"""A task for whose handler no process could be started is given back for so long."""
 HELD_BACK_MS = 50
 """A claim that the store had no time for is looked at again after this."""
 
@@ -139,11 +141,11 @@ class Attempts:
     async def refused(self, hint: Hint, task: Task | None) -> Again | None:
         """What a hint is worth whose task, as given, cannot be claimed now."""
         now_ms = self.clock.now_ms()
-        if task is None:
+        if task is None or self._may_be_run_again(task, hint):
             if hint.due_at_ms < now_ms - ABSENT_MS:
                 await self.queue.forget_hint(hint)
                 return None
-            # Its create is under way: soon at first, then ever less often.
+            # Its create, or what runs it again, is under way: soon at first, then ever less often.
             return Again(now_ms + min(max(now_ms - hint.due_at_ms, 50), 5_000))
         if task.state in FINISHED or task.state is TaskState.DELETED:
             await self.queue.forget_hint(hint)
@@ -154,6 +156,12 @@ class Attempts:
             await self.queue.forget_hint(hint)
             return None
         return Again(max(task.due_at_ms, now_ms + 1))
+
+    @staticmethod
+    def _may_be_run_again(task: Task, hint: Hint) -> bool:
+        """No hint that led to a task before it failed lies behind the failure."""
+        is_failed = task.state is TaskState.FAILED and task.finished_ts_ms is not None
+        return is_failed and hint.due_at_ms > (task.finished_ts_ms or 0)
 
     async def _see_through(self, hint: Hint, held: Task, claimed_s: float) -> Again | None:
         settled = await self._outcome(hint, held, claimed_s)
@@ -199,6 +207,9 @@ class Attempts:
         if lost >= LOST_LEASES_MAX:
             error = f"LeasesLost: {lost} attempts were lost with their processors"
             return held.failed(error, now_ms=self.clock.now_ms())
+        rests_until_ms = held.rests_until_ms
+        if rests_until_ms is not None and self.clock.now_ms() < rests_until_ms:
+            return self._returned(hint, held, rests_until_ms)
         run = Run(task=held, rng=self.rng, bar_url=self.bar_url)
         if not lost:
             handler = partial(called, self.handlers[held.type], run)
@@ -208,6 +219,9 @@ class Attempts:
                 place = await self.isolate(run)
         except TimeoutError:
             return self._returned(hint, held)
+        except (OSError, EOFError, HandlerDied) as error:
+            self._log(logging.WARNING, "no_process", f"no process for the handler: {error!r}", held)
+            return self._returned(hint, held, self.clock.now_ms() + NO_PROCESS_MS)
         try:
             return await self._run(hint, held, place.line, claimed_s)
         finally:
@@ -220,8 +234,10 @@ class Attempts:
                 return
             await asyncio.sleep(min(early_ms / 1000, left_s))
 
-    def _returned(self, hint: Hint, held: Task) -> Task:
-        return held.returned(now_ms=self.clock.now_ms(), hint_due_ms=hint.due_at_ms)
+    def _returned(self, hint: Hint, held: Task, not_before_ms: int | None = None) -> Task:
+        return held.returned(
+            now_ms=self.clock.now_ms(), hint_due_ms=hint.due_at_ms, not_before_ms=not_before_ms
+        )
 
     async def _run(
         self, hint: Hint, held: Task, handler: Callable[[], Awaitable[str]], claimed_s: float

@@ -4,6 +4,7 @@ SchedulerError
 ├── InvalidRequest      the caller's input is wrong
 ├── TaskNotFound
 ├── TaskRunning         it cannot be deleted now; carries the task
+├── TaskNotFailed       only a failed task is run again; carries the task
 ├── TaskExists          another create stands under the id; carries its task
 ├── StoreUnavailable    the outcome is unknown: never assume that nothing happened
 │   ├── StoreBusy       it was not asked, since it is slower than what is asked of it
@@ -43,6 +44,14 @@ class TaskRunning(SchedulerError):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
+        self.task = task
+
+
+class TaskNotFailed(SchedulerError):
+    """The task has not failed: only a failed task can be run again."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(id=task.id, state=task.state, field="state", expected="failed")
         self.task = task
 
 

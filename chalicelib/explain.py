@@ -54,6 +54,12 @@ class Explanation:
         return max((row.held_back_s for row in self.live), default=0)
 
     @property
+    def _setback(self) -> str:
+        if self.task.is_resting:
+            return f"lost {self.task.leases_lost} processors and rests"
+        return f"failed with attempt {self.task.attempt}"
+
+    @property
     def message(self) -> str:
         """The reason in a sentence."""
         task, wait = self.task, _span(abs(self.seconds_until_due or 0.0))
@@ -64,7 +70,7 @@ class Explanation:
             Reason.FAILED: f"It failed for good with {attempt}.",
             Reason.RUNNING: f"It runs, {attempt}; its lease ends in {wait}.",
             Reason.NOT_YET_DUE: f"It is due in {wait}.",
-            Reason.RETRY_SCHEDULED: f"It failed with {attempt}; the next is due in {wait}.",
+            Reason.RETRY_SCHEDULED: f"It {self._setback}; the next attempt is due in {wait}.",
             Reason.NO_HANDLER: f"{overdue}, and this version has no handler for its type.",
             Reason.NO_PROCESSOR: f"{overdue}, and no processor is alive.",
             Reason.STORE_READ_ONLY: f"{overdue}, and the store takes no writes: nothing can run"
@@ -135,7 +141,8 @@ def _reason(
     if not is_due:
         if task.state is TaskState.RUNNING:
             return Reason.RUNNING
-        return Reason.RETRY_SCHEDULED if task.failures else Reason.NOT_YET_DUE
+        is_retry = task.failures or task.is_resting
+        return Reason.RETRY_SCHEDULED if is_retry else Reason.NOT_YET_DUE
     if not has_handler:
         return Reason.NO_HANDLER
     if not has_processor:

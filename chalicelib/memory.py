@@ -8,7 +8,13 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from chalicelib.errors import SchedulerError, TaskExists, TaskNotFound, TaskRunning
+from chalicelib.errors import (
+    SchedulerError,
+    TaskExists,
+    TaskNotFailed,
+    TaskNotFound,
+    TaskRunning,
+)
 from chalicelib.store import (
     NO_PRESSURE,
     PAGE_PAYLOAD_CHARS,
@@ -90,6 +96,18 @@ class MemoryStore:
             self.tables.tasks[task_id] = task.deleted(now_ms=now_ms, token=token)
             drop_rows(self.tables, task)
 
+    def retry(self, task_id: str, *, now_ms: int, token: str) -> Task:
+        with self.tables.lock:
+            task = self.get(task_id)
+            if task.token == token:
+                return task
+            if task.state is not TaskState.FAILED:
+                raise TaskNotFailed(task)
+            retried = task.retried(now_ms=now_ms, token=token)
+            self.tables.tasks[task_id] = retried
+            put_rows(self.tables, retried)
+            return retried
+
     def heartbeats(self) -> Sequence[Heartbeat]:
         return list(self.tables.heartbeats.values())
 
@@ -167,7 +185,11 @@ class MemoryQueue:
         self.tables.hints.pop((hint.due_at_ms, hint.id), None)
 
     async def forget_open(self, task: Task) -> None:
-        self.tables.open.discard(Position(task.send_ts_ms, task.id))
+        with self.tables.lock:
+            stored = self.tables.tasks.get(task.id)
+            is_run_again = stored is not None and stored.state in UNFINISHED
+            if task.state is not TaskState.FAILED or not is_run_again:
+                self.tables.open.discard(Position(task.send_ts_ms, task.id))
 
     async def flush(self, *, age_s: float = 0.0) -> None:
         """Deletions are made when asked for."""

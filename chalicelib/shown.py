@@ -46,7 +46,7 @@ def explanation_json(explanation: Explanation) -> dict[str, object]:
     """What holds for one state only is null in the others."""
     task, now_ms = explanation.task, explanation.now_ms
     is_running = task.state is TaskState.RUNNING
-    is_retry = task.state is TaskState.SCHEDULED and task.failures > 0
+    is_retry = task.state is TaskState.SCHEDULED and (task.failures > 0 or task.is_resting)
     return {
         "id": task.id,
         "type": task.type,

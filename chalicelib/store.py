@@ -108,6 +108,13 @@ class TaskStore(Protocol):
         Raises TaskNotFound if there is no task, TaskRunning while it runs under its lease.
         """
 
+    def retry(self, task_id: str, *, now_ms: int, token: str) -> Task:
+        """Run a failed task again: Task.retried. Returns the task as it now is.
+
+        May be repeated with the same token, also when the task has moved on: it is run again once.
+        Raises TaskNotFound if there is no task, TaskNotFailed if it is in any other state.
+        """
+
     def heartbeats(self) -> Sequence["Heartbeat"]:
         """The rows of all processors, dead ones included."""
 
@@ -244,7 +251,10 @@ class TaskQueue(Protocol):
         """
 
     async def forget_open(self, task: Task) -> None:
-        """Delete the row that lists this finished or deleted task as unfinished, soon."""
+        """Delete the row that lists this finished or deleted task as unfinished, soon.
+
+        It stays, or is soon put again, if the task is run again meanwhile.
+        """
 
     async def flush(self, *, age_s: float = 0.0) -> None:
         """Send the deletions that were asked for at least so long ago.

@@ -1,8 +1,10 @@
 """A task, its states, and the legal changes as pure functions.
 
     scheduled ──claim──► running ──complete──► completed
-        ▲                 │  │ └────fail─────► failed
-        └─retry, give back┘  └─claim again once the lease is over (attempt + 1)
+      ▲ ▲                 │  │ └────fail─────► failed ─┐
+      │ └─retry, give back┘  └─claim again             │
+      │                        once the lease is over  │
+      └──────────────────run again─────────────────────┘
 
 Everything but a running task under its lease can be deleted.
 """
@@ -25,8 +27,14 @@ SETTLE_WITHIN_S = 9.5
 """Counted from the claim: a settlement still unanswered then is left to the lease."""
 FAILURES_MAX = 3
 """This many failures (raised, or killed at the timeout) and the task is failed."""
-LOST_LEASES_MAX = 3
+LOST_LEASES_MAX = 10
 """After this many lost leases the next claim runs nothing and fails the task."""
+RESTS_FROM_LOST = 3
+"""From this many lost leases on, a task rests before it runs again."""
+REST_S = 5.0
+REST_MAX_S = 600.0
+"""How long it rests at first, counted from the end of the last lost lease; it doubles with each
+further one, up to this. So one that takes its processors down with it does so ever less often."""
 BACKOFF_S = 2.0
 """Wait after the first failure; it doubles with each further one."""
 BACKOFF_JITTER = 0.25
@@ -63,7 +71,7 @@ class Outcome(StrEnum):
 
 
 LAST_OUTCOMES = frozenset({Outcome.COMPLETED, Outcome.FAILED})
-"""No attempt comes after them."""
+"""No attempt comes after them, unless somebody asks for it."""
 
 
 class Attempt(NamedTuple):
@@ -104,9 +112,10 @@ class Task:
     id: lower-case hyphenated UUID.
     send_ts_ms: when the client wants it run; never changes.
     due_at_ms: when anyone may next claim it; moves; None once finished or deleted.
-    token: fresh for each create and each delete, to know one's own write again.
+    token: fresh for each create, delete and run again, to know one's own write again.
     claim: the fencing token, fresh for each claim; kept after settling, for the same reason.
-    given_back: attempts that ended without running the handler.
+    given_back: attempts that count neither as failures nor as lost leases: those that ended without
+    running the handler, and all from before the task was last run again.
     payload: what the client gave for the handler, as the text of a JSON object.
     attempts: one for each claim, oldest first; only the last can be running.
     """
@@ -175,8 +184,8 @@ class Task:
 
     @property
     def finished_ts_ms(self) -> int | None:
-        """When its result or its failure was known."""
-        last = self.attempts[-1] if self.attempts else None
+        """When its result or its failure was known; None for an unfinished task."""
+        last = self.attempts[-1] if self.attempts and self.state not in UNFINISHED else None
         return last.ended_ts_ms if last and last.outcome in LAST_OUTCOMES else None
 
     @property
@@ -192,6 +201,23 @@ class Task:
         current = 1 if self.state is not TaskState.SCHEDULED and self.attempt else 0
         settled = self.failures + self.given_back
         return max(0, self.attempt - current - settled)
+
+    @property
+    def rests_until_ms(self) -> int | None:
+        """Before this time it should not run, for its last lost lease; None if it may."""
+        lost_ms = [
+            attempt.ended_ts_ms
+            for attempt in self.attempts
+            if attempt.outcome is Outcome.LEASE_LOST and attempt.ended_ts_ms is not None
+        ]
+        if self.leases_lost < RESTS_FROM_LOST or not lost_ms:
+            return None
+        return max(lost_ms) + round(rest_s(self.leases_lost) * 1000)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it was given back until it has rested."""
+        return self.state is TaskState.SCHEDULED and self.due_at_ms == self.rests_until_ms
 
     def is_claimable(self, now_ms: int) -> bool:
         return self.due_at_ms is not None and self.due_at_ms <= now_ms
@@ -260,8 +286,8 @@ class Task:
             attempts=self._ended(Outcome.RETRIED, now_ms, error),
         )
 
-    def returned(self, *, now_ms: int, hint_due_ms: int) -> Self:
-        """Given back without having run: due again at once, no failure counted.
+    def returned(self, *, now_ms: int, hint_due_ms: int, not_before_ms: int | None = None) -> Self:
+        """Given back without having run: due again at once, or then, no failure counted.
 
         hint_due_ms: where the hint that led here lies; the new one must be another row.
         """
@@ -270,8 +296,24 @@ class Task:
             self,
             state=TaskState.SCHEDULED,
             given_back=self.given_back + 1,
-            due_at_ms=max(now_ms, hint_due_ms + 1),
+            due_at_ms=max(now_ms, hint_due_ms + 1, not_before_ms or now_ms),
             attempts=self._ended(Outcome.GIVEN_BACK, now_ms),
+        )
+
+    def retried(self, *, now_ms: int, token: str) -> Self:
+        """To be run again after it failed: due at once, and nothing that went wrong counts.
+
+        Its hint lies behind those that led to it before: none of them is the same row.
+        """
+        if self.state is not TaskState.FAILED:
+            raise IllegalChange(f"{self.state} task run again")
+        return replace(
+            self,
+            state=TaskState.SCHEDULED,
+            token=token,
+            failures=0,
+            given_back=self.attempt,
+            due_at_ms=max(now_ms, self.send_ts_ms, (self.finished_ts_ms or now_ms) + 1),
         )
 
     def deleted(self, *, now_ms: int, token: str) -> Self:
@@ -305,6 +347,13 @@ class Task:
 def backoff_s(failures: int) -> float:
     """Wait before the next attempt after so many failures, without jitter: 2, 4, 8 … seconds."""
     return float(BACKOFF_S * 2 ** (failures - 1))
+
+
+def rest_s(leases_lost: int) -> float:
+    """Wait after the end of the last of so many lost leases: none, then 5, 10, 20 … seconds."""
+    if leases_lost < RESTS_FROM_LOST:
+        return 0.0
+    return float(min(REST_MAX_S, REST_S * 2 ** (leases_lost - RESTS_FROM_LOST)))
 
 
 def shard_of(task_id: str, shards: int) -> int:

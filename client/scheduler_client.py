@@ -5,8 +5,8 @@
     for task in scheduler.list(states=["failed"]):
         print(task["id"], task["error"])
 
-Every call has a timeout and is repeated while that is safe and may help: creates carry an
-Idempotency-Key, so that a repeated one finds what the first one made.
+Every call has a timeout and is repeated while that is safe and may help: creates and retries carry
+an Idempotency-Key, so that a repeated one finds what the first one made.
 """
 
 import itertools
@@ -207,6 +207,12 @@ class SchedulerClient:
     def delete(self, task_id: str) -> None:
         """Raises NotFound, or ApiError with type TaskRunning and details that tell until when."""
         self._call("DELETE", f"/task/{quote(task_id, safe='')}")
+
+    def retry(self, task_id: str, *, idempotency_key: str | None = None) -> Task:
+        """Run a failed task again. Raises NotFound, or ApiError with type TaskNotFailed."""
+        path = f"/task/{quote(task_id, safe='')}/retry"
+        task: Task = self._call("POST", path, body={}, key=idempotency_key)
+        return task
 
     def attempts(self, task_id: str) -> Sequence[Attempt]:
         """Oldest first. Raises NotFound."""

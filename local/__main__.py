@@ -1,6 +1,7 @@
 """`python -m local run`: everything. `tables`: create them, elsewhere. `tick`: one tick.
 `ticker`: one each minute.
-`verify`: whether the promise was kept. `task`: create, show, list, delete, watch and explain tasks.
+`verify`: whether the promise was kept. `task`: create, show, list, retry, delete, watch and explain
+tasks.
 These two tell more by `python -m local verify --help`, `python -m local task --help`.
 """
 

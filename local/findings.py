@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
-from chalicelib.task import FINISHED, KILL_AFTER_S, LEASE_MS, START_WITHIN_S, UNFINISHED, Task
+from chalicelib.task import (
+    FINISHED,
+    KILL_AFTER_S,
+    LEASE_MS,
+    START_WITHIN_S,
+    UNFINISHED,
+    Outcome,
+    Task,
+)
 
 EVENTS = frozenset({"claim", "start", "kill", "settle", "print"})
 STORE_EVENTS = frozenset({"slow", "keeps_up"})
@@ -283,7 +291,8 @@ def _attempts(events: Sequence[Event]) -> list[Attempt]:
 def _duplicates(attempts: Sequence[Attempt], task: Task | None) -> Iterator[str]:
     """Whatever had, or could have had, an effect more than once."""
     finishers = {attempt.claim.claim: attempt.claim.attempt for attempt in attempts
-                 if attempt.has_finished}  # fmt: skip
+                 if attempt.has_finished
+                 and attempt.claim.attempt not in _run_again(task)}  # fmt: skip
     if task is not None and task.finished_ts_ms is not None and task.claim is not None:
         finishers[task.claim] = task.attempt
     if len(finishers) > 1:
@@ -299,6 +308,14 @@ def _duplicates(attempts: Sequence[Attempt], task: Task | None) -> Iterator[str]
     last = min(finishers.values(), default=math.inf)
     if any(attempt.claim.attempt > last for attempt in attempts):
         yield f"claimed again although attempt {last} finished it"
+
+
+def _run_again(task: Task | None) -> Collection[int]:
+    """Attempts that failed the task for good, before somebody asked to run it again."""
+    if task is None:
+        return ()
+    failed = [one.number for one in task.attempts if one.outcome is Outcome.FAILED]
+    return failed if task.state in UNFINISHED else [n for n in failed if n != task.attempt]
 
 
 def _is_older(task: Task | None, attempt: Attempt) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m local task create|show|list|delete|watch|explain`: tasks, from a command line.
+"""`python -m local task create|show|list|retry|delete|watch|explain`: tasks, from a command line.
 
 SCHEDULER_URL tells where the API is (default http://127.0.0.1:8000). Exit code: 0 done, 1 not found
 or failed, 2 wrong usage, 3 the service does not answer.
@@ -127,10 +127,21 @@ class Commands:
 
     def delete(self) -> int:
         """All that can be deleted; the worst that happened is told."""
+        return self._each(self._client.delete)
+
+    def retry(self) -> int:
+        """All that can be run again, as `delete`."""
+        tasks: list[Task] = []
+        code = self._each(lambda task_id: tasks.append(self._client.retry(task_id)))
+        if tasks:
+            self._print(COLUMNS, tasks)
+        return code
+
+    def _each(self, call: Callable[[str], object]) -> int:
         code = DONE
         for task_id in self._options.id:
             try:
-                self._client.delete(task_id)
+                call(task_id)
             except ApiError as error:
                 say(f"{task_id}: {error}")
                 code = max(code, _exit_code(error))
@@ -255,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
         ("explain", "tell why a task has not run yet"),
     ):
         command(name, help).add_argument("id")
+    command("retry", "run failed tasks again").add_argument("id", nargs="+")
     command("delete", "delete tasks").add_argument("id", nargs="+")
     return parser
 

@@ -1,7 +1,9 @@
 """A worker that knows some badly behaved task types beside the real ones."""
 
 import asyncio
+import multiprocessing
 import os
+import signal
 import sys
 import time
 
@@ -42,6 +44,26 @@ async def cancelling(run: Run) -> str:
 @handles("Stopping")
 async def stopping(run: Run) -> str:
     asyncio.get_running_loop().stop()
+    await asyncio.sleep(60)
+    return "never"
+
+
+@handles("Orphaning")
+async def orphaning(run: Run) -> str:
+    """In the worker its parent is the supervisor, in a process of its own the fork server."""
+    if run.task.leases_lost:
+        os.kill(os.getppid(), signal.SIGKILL)
+        return "Orphaning"
+    os._exit(3)
+
+
+@handles("Regicide")
+async def regicide(run: Run) -> str:
+    """Kills the process that holds its lease, wherever it runs."""
+    above = multiprocessing.parent_process()
+    victim = above.pid if run.task.leases_lost and above else os.getpid()
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
     await asyncio.sleep(60)
     return "never"
 

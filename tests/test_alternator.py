@@ -28,6 +28,7 @@ from chalicelib.errors import (
     StoreReadOnly,
     StoreUnavailable,
     TaskExists,
+    TaskNotFailed,
     TaskNotFound,
     UnreadableTask,
 )
@@ -91,6 +92,99 @@ def test_delete_whose_answer_was_lost_is_a_delete(
         store.get(task.id)
     with pytest.raises(TaskNotFound):
         store.delete(task.id, now_ms=NOON_MS, token=IDS())
+
+
+def failed(client: Client, settings: Settings) -> Task:
+    """A failed task to which no row leads."""
+    held = task_at().claimed(now_ms=NOON_MS, claim=IDS(), processor="p")
+    task = held.failed("boom", now_ms=NOON_MS + 7)
+    client.decide(requests.create(f"{settings.table_prefix}tasks", task))
+    return task
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_retry_whose_answer_was_lost_is_one_retry(
+    store: AlternatorTaskStore, faulty: FaultyWire, client: Client, settings: Settings, when: str
+) -> None:
+    task = failed(client, settings)
+    faulty.lose("UpdateItem", when)
+    again = store.retry(task.id, now_ms=NOON_MS + 9, token="t")
+    assert again == task.retried(now_ms=NOON_MS + 9, token="t") == store.get(task.id)
+
+
+def test_of_a_retry_the_rows_are_put_before_the_task(
+    store: AlternatorTaskStore, faulty: FaultyWire, client: Client, settings: Settings
+) -> None:
+    task = failed(client, settings)
+    with faulty.meanwhile() as sent:
+        store.retry(task.id, now_ms=NOON_MS + 9, token="t")
+    before = sent[: sent.index("UpdateItem")]
+    assert (before[0], set(before[1:])) == ("GetItem", {"BatchWriteItem"})
+    for _ in range(1000):
+        faulty.lose("BatchWriteItem", "before")
+    other = failed(client, settings)
+    with faulty.meanwhile() as sent, pytest.raises(StoreUnavailable):
+        store.retry(other.id, now_ms=NOON_MS + 9, token="t")
+    assert "UpdateItem" not in sent
+    assert store.get(other.id) == other
+
+
+def test_row_that_is_deleted_in_the_middle_of_a_retry_is_put_again(
+    store: AlternatorTaskStore, faulty: FaultyWire, client: Client, settings: Settings
+) -> None:
+    task = failed(client, settings)
+    row = Indexes(settings.table_prefix, settings.shards).open.row(task.send_ts_ms, task.id)
+    faulty.before["UpdateItem"] = lambda: client.decide(requests.delete_row(row.table, row.key))
+    again = store.retry(task.id, now_ms=NOON_MS + 9, token="t")
+    scheduled = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
+    assert store.list(scheduled).tasks == [again]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_task_that_is_run_again_and_deleted_meanwhile_is_deleted(
+    store: AlternatorTaskStore, faulty: FaultyWire, client: Client, settings: Settings, lost: bool
+) -> None:
+    """A delete that was answered stands, also if the retry is sent again after it."""
+    task = failed(client, settings)
+    other = AlternatorTaskStore(
+        client, SystemClock(), prefix=settings.table_prefix, shards=settings.shards
+    )
+    if lost:
+        faulty.lose("UpdateItem", "before")
+    faulty.before["UpdateItem"] = lambda: other.delete(task.id, now_ms=NOON_MS + 8, token="d")
+    with pytest.raises(TaskNotFound):
+        store.retry(task.id, now_ms=NOON_MS + 9, token="t")
+    assert store.list(TaskFilter()).tasks == []
+    with pytest.raises(TaskNotFound):
+        store.get(task.id)
+
+
+def test_task_that_failed_anew_in_the_middle_of_a_retry_is_run_again(
+    store: AlternatorTaskStore, faulty: FaultyWire, client: Client, settings: Settings
+) -> None:
+    task = failed(client, settings)
+    table = f"{settings.table_prefix}tasks"
+
+    def fail_anew() -> None:
+        again = task.retried(now_ms=NOON_MS + 8, token="t1")
+        client.decide(requests.retry(table, task, again))
+        held = again.claimed(now_ms=NOON_MS + 8, claim="c", processor="p")
+        client.decide(requests.claim(table, task.id, claim="c", processor="p", now_ms=NOON_MS + 8))
+        client.decide(requests.change(table, held, held.failed("boom", now_ms=NOON_MS + 8)))
+
+    faulty.before["UpdateItem"] = fail_anew
+    again = store.retry(task.id, now_ms=NOON_MS + 9, token="t2")
+    assert (again.state, again.attempt, again.leases_lost) == (TaskState.SCHEDULED, 2, 0)
+    assert store.get(task.id) == again
+
+
+def test_retry_of_what_has_not_failed_puts_nothing(
+    store: AlternatorTaskStore, faulty: FaultyWire
+) -> None:
+    task = store.create(task_at())
+    with faulty.meanwhile() as sent, pytest.raises(TaskNotFailed):
+        store.retry(task.id, now_ms=NOON_MS + 9, token="t")
+    assert sent == ["GetItem"]
 
 
 def test_rows_whose_delete_failed_are_not_shown(
@@ -572,6 +666,33 @@ def test_batch_whose_answer_was_lost_is_not_lost(
         faulty.lose("BatchWriteItem", "before")
     failed = store.create_many([task_at(), task_at()])
     assert [type(error) for error in failed] == [StoreUnavailable] * 2
+
+
+@pytest.mark.parametrize("deletes", ["sweep", "flush"])
+def test_task_that_is_run_again_while_its_row_is_deleted_stays_listed(
+    store: AlternatorTaskStore, faulty_queue: Queue, deletes: str
+) -> None:
+    """The deletion was decided on when the task was failed, and comes last."""
+    held = faulty_queue.claim(store.create(task_at()))
+    assert isinstance(held, Task)
+    task = held.failed("boom", now_ms=NOON_MS + 7)
+    faulty_queue.run(faulty_queue.queue.settle(held, task, until_s=1.0))
+
+    async def run_again() -> None:
+        await asyncio.to_thread(store.retry, task.id, now_ms=NOON_MS + 9, token="t")
+
+    async def delete() -> None:
+        queue = faulty_queue.queue
+        if deletes == "sweep":
+            await queue.sweep_overdue(now_ms=NOON_MS + 2 * MINUTE_MS)
+        else:
+            await queue.forget_open(task)
+            await queue.flush()
+
+    faulty_queue.transport.before["DeleteRequest"] = run_again
+    faulty_queue.run(delete())
+    scheduled = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
+    assert [listed.token for listed in store.list(scheduled).tasks] == ["t"]
 
 
 def test_retry_puts_its_hint_before_the_task(

@@ -504,6 +504,9 @@ class Failing(MemoryStore):
     def delete(self, task_id: str, *, now_ms: int, token: str) -> None:
         raise self.error
 
+    def retry(self, task_id: str, *, now_ms: int, token: str) -> Task:
+        raise self.error
+
     def check(self) -> None:
         raise self.error
 
@@ -514,6 +517,7 @@ CALLS = [
     ("GET", f"/task/{uuid.UUID(int=1)}/attempts"),
     ("GET", f"/task/{uuid.UUID(int=1)}/explain"),
     ("DELETE", f"/task/{uuid.UUID(int=1)}"),
+    ("POST", f"/task/{uuid.UUID(int=1)}/retry"),
 ]
 
 

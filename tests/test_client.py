@@ -112,6 +112,26 @@ def test_many_are_created_in_batches(scheduler: SchedulerClient, tables: Tables)
     assert [*again[:120], *again[121:]] == [*made[:120], *made[121:]]
 
 
+def fail(tables: Tables, task_id: str) -> None:
+    task = tables.tasks[task_id]
+    assert task.due_at_ms is not None
+    held = task.claimed(now_ms=task.due_at_ms, claim="c", processor="p")
+    tables.tasks[task_id] = held.failed("boom", now_ms=task.due_at_ms + 7)
+
+
+def test_a_failed_task_is_run_again(scheduler: SchedulerClient, tables: Tables) -> None:
+    task_id = scheduler.create("Baz", "2020-01-01T00:00:00Z")["id"]
+    fail(tables, task_id)
+    assert scheduler.retry(task_id, idempotency_key="k")["state"] == "scheduled"
+    assert scheduler.retry(task_id, idempotency_key="k")["state"] == "scheduled"
+    with pytest.raises(ApiError) as error:
+        scheduler.retry(task_id)
+    assert (error.value.code, error.value.type) == (409, "TaskNotFailed")
+    assert error.value.details["state"] == "scheduled"
+    with pytest.raises(NotFound):
+        scheduler.retry("1")
+
+
 class Told(ThreadingHTTPServer):
     """Answers as told, one after the other: a status with a body, or a connection closed."""
 
@@ -377,6 +397,7 @@ def test_a_time_that_is_none_is_wrong_usage(terminal: Terminal, text: str) -> No
         ["list", "--limit", "-1"],
         ["list", "--limit", "x"],
         ["delete"],
+        ["retry"],
         ["frobnicate"],
     ],
 )
@@ -407,6 +428,21 @@ def test_delete_tells_what_it_could_not(terminal: Terminal, scheduler: Scheduler
     assert list(scheduler.list()) == []
     assert terminal("delete", ids[0]) == 1
     assert terminal("show", ids[0]) == 1
+
+
+def test_retry_runs_failed_tasks_again(
+    terminal: Terminal, scheduler: SchedulerClient, tables: Tables
+) -> None:
+    ids = [scheduler.create("Baz", "2020-01-01T00:00:00Z")["id"] for _ in range(3)]
+    for task_id in ids[1:]:
+        fail(tables, task_id)
+    assert terminal("retry", *ids, "--json") == 1
+    assert [task["id"] for task in terminal.lines] == ids[1:]
+    assert {task["state"] for task in terminal.lines} == {"scheduled"}
+    assert f"{ids[0]}: The task has not failed" in terminal.err
+    fail(tables, ids[2])
+    assert terminal("retry", ids[2]) == 0
+    assert ids[2] in terminal.out
 
 
 def test_explain_tells_the_reason(

@@ -155,6 +155,34 @@ def test_handler_that_ends_what_is_not_its_own_costs_one_process(
     assert cluster.log().count('"process_started"') == 2
 
 
+def test_handler_that_kills_the_worker_from_its_own_process_has_to_rest(cluster: Cluster) -> None:
+    """Three times, a lease apart; then it waits, and what else there is runs undisturbed."""
+    cluster.start("-m", "tests.odd_worker")
+    cluster.wait_ready(1)
+    (killer,) = cluster.add("Regicide", delay_s=1)
+    neighbours = cluster.add("Foo", count=5, delay_s=8)
+    cluster.wait_for(lambda: cluster.tasks([killer])[0].given_back, 50)
+    (resting,) = cluster.tasks([killer])
+    assert (resting.state, resting.leases_lost, resting.failures) == ("scheduled", 3, 0)
+    lost = resting.attempts[2]
+    assert (lost.outcome, resting.rests_until_ms) == ("lease_lost", resting.due_at_ms)
+    assert resting.due_at_ms == (lost.ended_ts_ms or 0) + 5_000
+    assert cluster.log().count('"process_started"') == 4
+    done = cluster.wait_finished([*neighbours, *cluster.add("Baz", count=20)], 20)
+    assert {(task.state, task.failures) for task in done} == {(TaskState.COMPLETED, 0)}
+
+
+def test_handlers_that_kill_the_fork_server_cost_no_worker(cluster: Cluster) -> None:
+    """Beside others that need it just then."""
+    cluster.start("-m", "tests.odd_worker")
+    cluster.wait_ready(1)
+    ids = cluster.add("Orphaning", count=8, delay_s=1)
+    done = cluster.wait_finished(ids, 40)
+    assert {(task.state, task.leases_lost) for task in done} == {(TaskState.COMPLETED, 1)}
+    ended = cluster.log().count("process ended with code")
+    assert cluster.log().count("process ended with code 3") == ended, "by its own exit alone"
+
+
 def test_stray_prints_do_not_get_between_the_lines(cluster: Cluster) -> None:
     cluster.start("-m", "tests.odd_worker")
     cluster.wait_finished(cluster.add("Printing"), 20)

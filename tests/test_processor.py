@@ -1,8 +1,10 @@
 """The processor on the memory store, in an event loop in which sleeping takes no time."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from random import Random
 from typing import Any, cast
 
@@ -14,10 +16,10 @@ from chalicelib.errors import StoreUnavailable
 from chalicelib.handlers import Handler, Run
 from chalicelib.isolation import Isolated
 from chalicelib.ledger import Record, no_record
-from chalicelib.memory import MemoryQueue, MemoryStore, Tables
+from chalicelib.memory import MemoryQueue, MemoryStore, Tables, put_rows
 from chalicelib.processor import Grace, LoopEnded, Processor
 from chalicelib.store import Heartbeat, Hint, HintPage, Refused
-from chalicelib.task import LEASE_MS, Attempt, Task, TaskState
+from chalicelib.task import LEASE_MS, LOST_LEASES_MAX, Attempt, Task, TaskState
 from tests.fakes import (
     NOON_MS,
     ODD_ERRORS,
@@ -438,6 +440,25 @@ def test_process_that_is_not_ready_in_time_gives_the_task_back() -> None:
     assert bench.lines == []
 
 
+def test_without_a_process_for_its_handler_a_task_is_given_back_for_a_second() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    bench.tables.tasks[task.id] = after_lost_leases(task, 1)
+    tries: list[float] = []
+
+    async def isolate(run: Run) -> Isolated:
+        tries.append(asyncio.get_running_loop().time())
+        if len(tries) < 3:
+            raise ConnectionResetError
+        return Here(ok, run)
+
+    go(4, bench, isolate=isolate)
+    done = bench.now(task)
+    assert (done.state, done.given_back, done.failures) == (TaskState.COMPLETED, 2, 0)
+    assert done.leases_lost == 1
+    assert tries == pytest.approx([0, 1, 2], abs=0.01)
+
+
 def test_processor_that_stood_still_until_its_process_was_ready_gives_the_task_back() -> None:
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok")
@@ -454,15 +475,165 @@ def test_processor_that_stood_still_until_its_process_was_ready_gives_the_task_b
     assert bench.lines == []
 
 
-def test_task_that_lost_three_leases_is_buried_unrun() -> None:
+def test_task_that_lost_ten_leases_is_buried_unrun() -> None:
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok")
-    bench.tables.tasks[task.id] = after_lost_leases(task, 3)
+    bench.tables.tasks[task.id] = after_lost_leases(task, LOST_LEASES_MAX)
     go(1, bench)
     buried = bench.now(task)
     assert buried.state is TaskState.FAILED
-    assert buried.error == "LeasesLost: 3 attempts were lost with their processors"
+    assert buried.error == "LeasesLost: 10 attempts were lost with their processors"
     assert bench.lines == []
+
+
+@pytest.mark.parametrize(("lost", "rest_s"), [(2, 0), (3, 5), (4, 10), (8, 160), (9, 320)])
+def test_task_that_lost_leases_rests_before_it_runs_again(lost: int, rest_s: float) -> None:
+    """The last of them has just ended."""
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    leases = after_lost_leases(task, lost).attempts
+    just_lost = tuple(one._replace(ended_ts_ms=NOON_MS) for one in leases)
+    bench.tables.tasks[task.id] = replace(task, attempts=just_lost)
+    go(rest_s + 1, bench)
+    done = bench.now(task)
+    assert (done.state, done.given_back, done.failures) == (TaskState.COMPLETED, bool(rest_s), 0)
+    assert done.attempts[-1].started_ts_ms == NOON_MS + rest_s * 1000
+
+
+@dataclass
+class MortalFleet:
+    """One processor at a time; a new one takes the place of the one that was killed."""
+
+    bench: Bench
+    deaths_s: list[float] = field(default_factory=list)
+    dying: asyncio.Event = field(default_factory=asyncio.Event)
+    never: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def killer(self, run: Run) -> str:
+        """Ends its processor, also from a process of its own."""
+        self.dying.set()
+        await self.never.wait()
+        return "never"
+
+    async def live(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + seconds
+        while (left_s := until_s - loop.time()) > 0:
+            before = asyncio.all_tasks()
+            processor = self.bench.processor(f"p{len(self.deaths_s)}")
+            running = asyncio.create_task(processor.run(asyncio.Event()))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.dying.wait(), left_s)
+                self.deaths_s.append(loop.time())
+            self.dying.clear()
+            for task in asyncio.all_tasks() - before:
+                task.cancel()
+            await asyncio.wait({running}, timeout=0.2)
+
+
+def test_task_whose_workers_are_killed_while_it_runs_is_completed_at_last() -> None:
+    bench = Bench({"slow": slow})
+    (task,) = bench.add("slow")
+
+    async def restart_thrice() -> None:
+        fleet = MortalFleet(bench)
+        living = asyncio.create_task(fleet.live(80))
+        for attempt in (1, 2, 3, 5):  # The fourth only finds that it has to rest.
+            async with asyncio.timeout(30):
+                while bench.now(task).attempt < attempt:
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
+            fleet.dying.set()
+        await living
+
+    run_virtually(restart_thrice)
+    done = bench.now(task)
+    assert (done.state, done.leases_lost, done.failures) == (TaskState.COMPLETED, 4, 0)
+    assert bench.lines == ["slow"]
+
+
+def test_task_that_kills_its_processors_does_so_ever_less_often_and_is_failed() -> None:
+    bench = Bench({})
+    fleet = MortalFleet(bench)
+    bench.handlers = {"killer": fleet.killer, "ok": ok}
+    (task,) = bench.add("killer", delay_s=1)
+    neighbours = [bench.add("ok", delay_s=delay_s)[0] for delay_s in range(0, 900, 10)]
+    run_virtually(lambda: fleet.live(900))
+    failed = bench.now(task)
+    assert failed.state is TaskState.FAILED
+    assert failed.error == "LeasesLost: 10 attempts were lost with their processors"
+    waits_s = [round(later - earlier) for earlier, later in pairwise(fleet.deaths_s)]
+    assert waits_s == [10, 10, 15, 20, 30, 50, 90, 170, 330]
+    done = [bench.now(neighbour) for neighbour in neighbours]
+    assert {(one.state, one.failures) for one in done} == {(TaskState.COMPLETED, 0)}
+    assert sum(one.leases_lost for one in done) <= 1, "they run again, and at once mostly"
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.4, 3.0, 60.0])
+def test_failed_task_that_is_run_again_runs_at_once(after_s: float) -> None:
+    is_mended = False
+
+    async def fragile(run: Run) -> str:
+        if not is_mended:
+            raise ValueError("broken")
+        return "mended"
+
+    bench = Bench({"fragile": fragile})
+    (task,) = bench.add("fragile")
+
+    async def mend() -> None:
+        nonlocal is_mended
+        running = asyncio.create_task(run_for(20 + after_s, bench.processor()))
+        while bench.now(task).state is not TaskState.FAILED:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(after_s)
+        is_mended = True
+        MemoryStore(bench.tables).retry(task.id, now_ms=LoopClock().now_ms(), token="t")
+        again = bench.now(task)
+        await running
+        started_ms, due_at_ms = bench.now(task).started_ts_ms, again.due_at_ms
+        assert started_ms is not None and due_at_ms is not None
+        assert started_ms - due_at_ms < 1_000
+
+    run_virtually(mend)
+    done = bench.now(task)
+    assert (done.state, done.attempt, done.failures) == (TaskState.COMPLETED, 4, 0)
+    assert [one.outcome for one in done.attempts] == ["retried", "retried", "failed", "completed"]
+    assert bench.lines == ["mended"]
+    assert (bench.tables.hints, bench.tables.open) == ({}, set())
+
+
+def test_task_run_again_after_its_hint_was_seen_runs_soon() -> None:
+    """The hint is put before the task is written."""
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    failed = task.claimed(now_ms=NOON_MS, claim="c", processor="p").failed("x", now_ms=NOON_MS)
+    bench.tables.tasks[task.id] = failed
+
+    async def run_again_late() -> None:
+        running = asyncio.create_task(run_for(4, bench.processor()))
+        await asyncio.sleep(1)
+        again = failed.retried(now_ms=NOON_MS + 1_000, token="t")
+        put_rows(bench.tables, again)
+        await asyncio.sleep(1)
+        bench.tables.tasks[task.id] = again
+        await running
+
+    run_virtually(run_again_late)
+    assert bench.now(task).state is TaskState.COMPLETED
+
+
+def test_hint_of_a_retry_that_never_came_is_kept_for_a_minute() -> None:
+    bench = Bench({"ok": ok})
+    (task,) = bench.add("ok")
+    held = task.claimed(now_ms=NOON_MS, claim="c", processor="p")
+    bench.tables.tasks[task.id] = held.failed("x", now_ms=NOON_MS)
+    bench.tables.hints = {(NOON_MS + 1, task.id): "ok"}
+    go(55, bench)
+    assert len(bench.tables.hints) == 1
+    bench.tables.hints = {(NOON_MS - 1, task.id): "ok"}
+    go(5, bench)
+    assert bench.tables.hints == {}
 
 
 def test_zombie_prints_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Delete against processors, thousands of times on the engine: the store alone decides who wins.
+"""Delete against processors and retry, often, on the engine: the store alone decides who wins.
 
 A 204 means that no further attempt starts or settles. So of a delete and a claim at most one is
 granted, and what a tombstone holds tells whether a settlement came before it.
@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -19,9 +20,9 @@ from chalicelib.alternator.queue import AlternatorTaskQueue
 from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
-from chalicelib.errors import TaskNotFound, TaskRunning
-from chalicelib.store import Hint
-from chalicelib.task import LEASE_MS, Task, TaskState
+from chalicelib.errors import TaskNotFailed, TaskNotFound, TaskRunning
+from chalicelib.store import Hint, TaskFilter
+from chalicelib.task import LEASE_MS, UNFINISHED, Task, TaskState
 from tests.engine import Engine
 from tests.fakes import Ids, new_task
 
@@ -208,3 +209,55 @@ def test_of_many_deletes_one_finds_the_task(track: Track) -> None:
     tasks = track.tasks(100)
     found = list(track.threads.map(delete, [task for task in tasks for _ in range(4)]))
     assert [sum(found[i : i + 4]) for i in range(0, 400, 4)] == [1] * 100
+
+
+def fail_all(track: Track, tasks: list[Task]) -> None:
+    async def fail(task: Task) -> None:
+        held = await track.claim(task, track.now_ms)
+        assert held is not None
+        assert await track.settle(held, held.failed("boom", now_ms=track.now_ms))
+
+    async def fail_them() -> None:
+        await asyncio.gather(*map(fail, tasks))
+
+    track.run(fail_them())
+
+
+def retry(track: Track, task: Task) -> Task | None:
+    """None if it has not failed, or is not there."""
+    try:
+        return track.store.retry(task.id, now_ms=track.now_ms, token=track.ids())
+    except (TaskNotFailed, TaskNotFound):
+        return None
+
+
+def test_of_many_retries_one_runs_the_task_again(track: Track) -> None:
+    tasks = track.tasks(50)
+    fail_all(track, tasks)
+    again = list(track.threads.map(partial(retry, track), [t for t in tasks for _ in range(4)]))
+    for place, task in enumerate(tasks):
+        won = [one for one in again[4 * place : 4 * place + 4] if one is not None]
+        assert won == [track.store.get(task.id)]
+
+
+def test_delete_and_retry_come_one_after_the_other(track: Track) -> None:
+    """Deleted first it is not run again; and no attempt follows a delete."""
+    fail_all(track, tasks := track.tasks(RACES))
+    places = asyncio.Semaphore(AT_ONCE // 2)
+
+    async def one(task: Task) -> str:
+        async with places:
+            loop = asyncio.get_running_loop()
+            running = loop.run_in_executor(track.threads, retry, track, task)
+            deleted, again = await asyncio.gather(track.delete(task, track.now_ms), running)
+        assert deleted
+        assert (await track.stands(task)).state is TaskState.DELETED
+        assert await track.claim(task, track.now_ms + 2 * LATE_MS) is None
+        return "run again first" if again else "deleted first"
+
+    async def all_of_them() -> Counter[str]:
+        return Counter(await asyncio.gather(*map(one, tasks)))
+
+    outcomes: Counter[str] = track.run(all_of_them())
+    assert min(outcomes.values()) >= LEAST and len(outcomes) == 2, outcomes
+    assert track.store.list(TaskFilter(states=UNFINISHED)).tasks == []

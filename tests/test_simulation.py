@@ -53,6 +53,7 @@ class World:
     breaches: list[str] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
+    run_again: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     trouble: bool = True
     never: asyncio.Event = field(default_factory=asyncio.Event)
@@ -256,13 +257,38 @@ async def delete(world: World, store: MemoryStore, task: Task) -> None:
     world.deleted.add(task.id)
 
 
+async def operator(world: World) -> None:
+    """Runs failed tasks again, each once, and dies between its writes now and then."""
+    store = MemoryStore(world.tables)
+    while world.trouble:
+        await asyncio.sleep(world.rng.uniform(0, 2))
+        failed = [
+            task
+            for task in world.tables.tasks.values()
+            if task.state is TaskState.FAILED and not world.run_again[task.id]
+        ]
+        for task in failed:
+            now_ms, token = LoopClock(world.rng.randint(-700, 700)).now_ms(), world.ids()
+            put_rows(world.tables, task.retried(now_ms=now_ms, token=token))
+            await asyncio.sleep(world.rng.uniform(0, 1))
+            if world.strikes("retry_abandoned", 0.1):
+                continue
+            try:
+                store.retry(task.id, now_ms=now_ms, token=token)
+            except TaskNotFound:
+                continue
+            world.run_again[task.id] += 1
+
+
 async def run_world(world: World) -> None:
     stop = asyncio.Event()
     fleet = [asyncio.create_task(live(world, stop)) for _ in range(3)]
     working = asyncio.create_task(client(world))
+    operating = asyncio.create_task(operator(world))
     await asyncio.sleep(TROUBLE_S)
     await working
     world.trouble = False
+    await operating
     for _ in range(int(QUIET_S)):
         await asyncio.sleep(1)
         if all(world.tables.tasks[id].due_at_ms is None for id in world.acknowledged):
@@ -283,7 +309,7 @@ def simulate(seed: int) -> World:
                 world.breaches.append(f"deleted and yet {task.state}: {task_id}")
         elif task.state not in FINISHED:
             world.breaches.append(f"lost: {task}")
-        elif world.committed[task_id] != 1:
+        elif world.committed[task_id] != 1 + world.run_again[task_id]:
             world.breaches.append(f"committed {world.committed[task_id]} times: {task_id}")
     for task_id, count in Counter(task_id for task_id, _ in world.printed).items():
         if count > 1:
@@ -312,9 +338,11 @@ def test_worlds_are_troubled() -> None:
     faults = sum((world.faults for world in worlds), Counter())
     assert set(faults) == {
         "unsent", "applied_late", "answer_lost", "answer_late", "row_not_deleted",
-        "crash", "pause", "create_abandoned",
+        "crash", "pause", "create_abandoned", "retry_abandoned",
     }  # fmt: skip
     tasks = [task for world in worlds for task in world.tables.tasks.values()]
     assert {task.state for task in tasks} == {*FINISHED, TaskState.DELETED}
     assert any(task.leases_lost for task in tasks)
     assert any(task.given_back for task in tasks)
+    again = {id for world in worlds for id in world.run_again}
+    assert TaskState.COMPLETED in {task.state for task in tasks if task.id in again}

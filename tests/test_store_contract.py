@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from chalicelib.errors import TaskExists, TaskNotFound, TaskRunning
+from chalicelib.errors import TaskExists, TaskNotFailed, TaskNotFound, TaskRunning
 from chalicelib.store import PAGE_PAYLOAD_CHARS, Heartbeat, Hint, Position, TaskFilter
 from chalicelib.task import LEASE_MS, Task, TaskState
 from tests.conftest import QueueKit, StoreKit
@@ -168,6 +168,104 @@ def test_running_task_is_listed_and_not_deleted(queue_kit: QueueKit) -> None:
     with pytest.raises(TaskRunning) as error:
         queue_kit.store.delete(task.id, now_ms=NOON_MS, token=queue_kit.ids())
     assert error.value.task == held
+
+
+UNFINISHED = TaskFilter(states=frozenset({TaskState.SCHEDULED, TaskState.RUNNING}))
+LATER_MS = NOON_MS + 60_000
+
+
+def failed(kit: QueueKit) -> Task:
+    """A failed task, of which its processor has yet to delete what leads to it."""
+    held = claimed(kit, create(kit, NOON_MS))
+    settled = held.failed("boom", now_ms=NOON_MS + 7)
+    assert kit.run(kit.queue.settle(held, settled, until_s=60.0))
+    return settled
+
+
+def hint_of(task: Task) -> Hint:
+    return Hint(task.due_at_ms or 0, task.id, task.type)
+
+
+def test_failed_task_is_run_again(queue_kit: QueueKit) -> None:
+    task = failed(queue_kit)
+    again = queue_kit.store.retry(task.id, now_ms=LATER_MS, token="t")
+    assert again == task.retried(now_ms=LATER_MS, token="t")
+    assert queue_kit.store.get(task.id) == again
+    assert queue_kit.store.has_hint(again)
+    held = queue_kit.run(
+        queue_kit.queue.claim(
+            hint_of(again), claim="c", processor="p", now_ms=LATER_MS, until_s=60.0
+        )
+    )
+    assert isinstance(held, Task)
+    assert (held.attempt, held.failures, held.leases_lost) == (2, 0, 0)
+    assert [attempt.outcome for attempt in held.attempts] == ["failed", "running"]
+    completed = held.completed("Baz 1", now_ms=LATER_MS)
+    assert queue_kit.run(queue_kit.queue.settle(held, completed, until_s=60.0))
+    assert queue_kit.store.get(task.id) == completed
+
+
+def test_repeated_retry_is_the_same_retry(queue_kit: QueueKit) -> None:
+    task = failed(queue_kit)
+    again = queue_kit.store.retry(task.id, now_ms=LATER_MS, token="t")
+    assert queue_kit.store.retry(task.id, now_ms=LATER_MS + 5, token="t") == again
+    queue_kit.clock.tick(60)
+    held = claimed(queue_kit, again)
+    assert queue_kit.store.retry(task.id, now_ms=LATER_MS + 5, token="t") == held
+    settled = held.failed("boom", now_ms=LATER_MS + 7)
+    assert queue_kit.run(queue_kit.queue.settle(held, settled, until_s=1e9))
+    assert queue_kit.store.retry(task.id, now_ms=LATER_MS + 9, token="t") == settled
+    other = queue_kit.store.retry(task.id, now_ms=LATER_MS + 9, token="t2")
+    assert (other.state, other.attempt, other.due_at_ms) == ("scheduled", 2, LATER_MS + 9)
+
+
+def test_only_a_failed_task_is_run_again(queue_kit: QueueKit) -> None:
+    scheduled, running = create(queue_kit, NOON_MS), claimed(queue_kit, create(queue_kit, NOON_MS))
+    held = claimed(queue_kit, create(queue_kit, NOON_MS))
+    completed = held.completed("Baz 1", now_ms=NOON_MS + 7)
+    assert queue_kit.run(queue_kit.queue.settle(held, completed, until_s=60.0))
+    task = failed(queue_kit)
+    again = queue_kit.store.retry(task.id, now_ms=LATER_MS, token="t")
+    for other in (scheduled, running, completed, again):
+        with pytest.raises(TaskNotFailed) as error:
+            queue_kit.store.retry(other.id, now_ms=LATER_MS, token=queue_kit.ids())
+        assert error.value.task == other == queue_kit.store.get(other.id)
+
+
+def test_no_task_is_run_again_that_is_not_there(queue_kit: QueueKit) -> None:
+    task = failed(queue_kit)
+    queue_kit.store.delete(task.id, now_ms=NOON_MS + 9, token=queue_kit.ids())
+    for task_id in (task.id, queue_kit.ids()):
+        with pytest.raises(TaskNotFound):
+            queue_kit.store.retry(task_id, now_ms=LATER_MS, token=queue_kit.ids())
+    assert walk(queue_kit, TaskFilter()) == []
+
+
+def test_task_that_is_run_again_can_be_deleted(queue_kit: QueueKit) -> None:
+    task = failed(queue_kit)
+    again = queue_kit.store.retry(task.id, now_ms=LATER_MS, token="t")
+    queue_kit.store.delete(task.id, now_ms=LATER_MS, token=queue_kit.ids())
+    with pytest.raises(TaskNotFound):
+        queue_kit.store.retry(task.id, now_ms=LATER_MS, token="t")
+    assert not queue_kit.store.has_hint(again)
+    assert walk(queue_kit, UNFINISHED) == []
+
+
+@pytest.mark.parametrize("late", ["asked for before", "asked for after", "flushed before"])
+def test_task_that_is_run_again_stays_among_the_unfinished(queue_kit: QueueKit, late: str) -> None:
+    """Its processor deletes what led to the failed task whenever it likes."""
+    task = failed(queue_kit)
+    if late != "asked for after":
+        queue_kit.run(queue_kit.queue.forget_open(task))
+    if late == "flushed before":
+        queue_kit.run(queue_kit.queue.flush())
+    again = queue_kit.store.retry(task.id, now_ms=LATER_MS, token="t")
+    if late == "asked for after":
+        queue_kit.run(queue_kit.queue.forget_open(task))
+    queue_kit.run(queue_kit.queue.flush())
+    assert walk(queue_kit, UNFINISHED) == [again]
+    assert queue_kit.run(queue_kit.queue.sweep_overdue(now_ms=LATER_MS + 60_001)) <= 1
+    assert walk(queue_kit, UNFINISHED) == [again]
 
 
 def test_delete_after_the_lease_stops_the_zombie(queue_kit: QueueKit) -> None:

@@ -94,6 +94,12 @@ class StoreMachine(RuleBasedStateMachine):
         now_ms, token = self.clock.now_ms(), self.ids()
         self.both(lambda store, _: store.delete(task.id, now_ms=now_ms, token=token))
 
+    @rule(task=tasks, is_repeated=st.booleans())
+    def run_again(self, task: Task, is_repeated: bool) -> None:
+        now_ms, token = self.clock.now_ms(), self.ids()
+        for _ in range(1 + is_repeated):
+            self.both(lambda store, _: store.retry(task.id, now_ms=now_ms, token=token))
+
     @rule(target=held, task=tasks)
     def claim(self, task: Task) -> Task | None:
         hint, claim, now_ms = Hint(task.due_at_ms or 0, task.id, task.type), self.ids(), self.now()

@@ -8,6 +8,7 @@ from chalicelib.task import (
     ATTEMPTS_KEPT,
     FAILURES_MAX,
     LEASE_MS,
+    LOST_LEASES_MAX,
     TOMBSTONE_S,
     Attempt,
     IllegalChange,
@@ -15,6 +16,7 @@ from chalicelib.task import (
     Task,
     TaskState,
     backoff_s,
+    rest_s,
     shard_of,
 )
 from tests.fakes import NOON_MS, Ids, new_task
@@ -165,6 +167,69 @@ def test_attempts_kept_are_the_first_and_the_last() -> None:
         last = list(range(max(len(first), count - ATTEMPTS_KEPT) + 1, count + 1))
         assert numbers == first + last
         now_ms = task.due_at_ms or 0
+
+
+def failed_task() -> Task:
+    """After a lost lease and three failures."""
+    task, now_ms = claimed(new_task(IDS)), NOON_MS + LEASE_MS
+    for _ in range(FAILURES_MAX):
+        task = claimed(task, now_ms).failed_once("boom", now_ms=now_ms + 1, jitter=no_jitter)
+        now_ms = task.due_at_ms or now_ms
+    return task
+
+
+def test_failed_task_is_run_again_as_if_nothing_had_gone_wrong() -> None:
+    failed = failed_task()
+    assert (failed.state, failed.attempt, failed.failures) == (TaskState.FAILED, 4, 3)
+    later_ms = NOON_MS + 100 * LEASE_MS
+    again = failed.retried(now_ms=later_ms, token="t")
+    assert (again.state, again.due_at_ms, again.token) == (TaskState.SCHEDULED, later_ms, "t")
+    assert (again.attempts, again.error) == (failed.attempts, "boom")
+    assert (again.failures, again.leases_lost, again.finished_ts_ms) == (0, 0, None)
+    running = claimed(again, later_ms)
+    assert (running.attempt, running.failures, running.leases_lost) == (5, 0, 0)
+    lost = claimed(running, later_ms + LEASE_MS)
+    assert (lost.attempt, lost.leases_lost) == (6, 1)
+    retried = lost.failed_once("boom", now_ms=later_ms + LEASE_MS, jitter=no_jitter)
+    assert (retried.state, retried.failures) == (TaskState.SCHEDULED, 1)
+
+
+def test_task_is_run_again_behind_its_failure_and_not_before_its_time() -> None:
+    failed = failed_task()
+    early = failed.retried(now_ms=NOON_MS - 5 * LEASE_MS, token="t")
+    assert early.due_at_ms == (failed.finished_ts_ms or 0) + 1 > failed.send_ts_ms
+
+
+def test_only_a_failed_task_is_run_again() -> None:
+    task = new_task(IDS)
+    completed = claimed(task).completed("x", now_ms=NOON_MS)
+    deleted = failed_task().deleted(now_ms=NOON_MS, token="t")
+    again = failed_task().retried(now_ms=NOON_MS, token="t")
+    for other in (task, claimed(task), completed, deleted, again):
+        with pytest.raises(IllegalChange):
+            other.retried(now_ms=NOON_MS, token="t")
+
+
+@pytest.mark.parametrize(
+    ("lost", "wait_s"),
+    [(0, 0), (2, 0), (3, 5), (4, 10), (5, 20), (6, 40), (7, 80), (8, 160), (9, 320), (10, 600)],
+)
+def test_rest_doubles_from_the_third_lost_lease_on(lost: int, wait_s: float) -> None:
+    assert rest_s(lost) == wait_s
+    task, now_ms = claimed(new_task(IDS)), NOON_MS
+    for _ in range(lost):
+        now_ms += LEASE_MS
+        task = claimed(task, now_ms)
+    assert task.rests_until_ms == (now_ms + wait_s * 1000 if wait_s else None)
+
+
+def test_lost_leases_of_before_it_was_run_again_ask_for_no_rest() -> None:
+    task, now_ms = claimed(new_task(IDS)), NOON_MS
+    for _ in range(LOST_LEASES_MAX):
+        now_ms += LEASE_MS
+        task = claimed(task, now_ms)
+    again = task.failed("LeasesLost", now_ms=now_ms).retried(now_ms=now_ms, token="t")
+    assert claimed(again, again.due_at_ms or 0).rests_until_ms is None
 
 
 def test_delete_leaves_a_tombstone() -> None:

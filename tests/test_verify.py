@@ -138,6 +138,23 @@ def test_a_retry_is_no_recovery() -> None:
     assert findings.recovery_s == []
 
 
+def test_a_failed_task_that_is_run_again_is_no_breach() -> None:
+    history = History()
+    held = history.claim(0.1)
+    history.start(held, 0.1)
+    history.task = held.failed("boom", now_ms=_ms(0.2))
+    history.note("settle", history.task, 0.2, state="failed", began_s=0.2, committed=True)
+    assert history.judged(now_ms=_ms(1)).is_kept
+    history.task = history.task.retried(now_ms=_ms(5), token="t")
+    assert history.judged(now_ms=_ms(6)).is_kept
+    history.attempt(5.1)
+    findings = history.judged()
+    assert findings.is_kept, findings.breaches
+    assert (findings.executions, findings.overlaps) == (2, 0)
+    history.claim(7)
+    assert whats(history.judged(), "duplicate") != [], "a completed one is not"
+
+
 def test_a_slow_recovery_is_a_breach_where_a_limit_is_given() -> None:
     history = History()
     history.claim(0, pid=7)

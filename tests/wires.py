@@ -1,6 +1,6 @@
 """Other wires than the service's own, to put below its client."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -46,18 +46,24 @@ class BotoWire:
 
 
 class FaultyWire:
-    """A wire whose next requests go wrong: before or after they were applied."""
+    """A wire whose next requests go wrong: before or after they were applied.
+
+    before: what happens just before the next request of an action.
+    """
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self.faults: list[tuple[str, str, Exception]] = []
         self.sent: list[str] = []
+        self.before: dict[str, Callable[[], object]] = {}
 
     def lose(self, action: str, when: str = "after", error: Exception | None = None) -> None:
         self.faults.append((action, when, error or Unanswered("lost")))
 
     def send(self, request: Request, how: Try) -> JsonObject:
         self.sent.append(request.action)
+        if request.action in self.before:
+            self.before.pop(request.action)()
         fault = next((fault for fault in self.faults if fault[0] == request.action), None)
         if fault is None:
             return self._wire.send(request, how)

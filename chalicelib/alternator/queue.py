@@ -32,10 +32,12 @@ CLEAN_MAX = 50_000
 
 
 class Obsolete(NamedTuple):
-    """A row to delete. asked_s: since when, by the monotonic clock."""
+    """A row to delete. asked_s: since when, by the monotonic clock. failed_id: the failed task that
+    it led to, which may be run again meanwhile."""
 
     row: Row
     asked_s: float
+    failed_id: str | None = None
 
 
 class AlternatorTaskQueue:
@@ -126,10 +128,12 @@ class AlternatorTaskQueue:
         await self._forget(self._indexes.hint_row(hint.due_at_ms, hint.id, hint.type))
 
     async def forget_open(self, task: Task) -> None:
-        await self._forget(self._indexes.open.row(task.send_ts_ms, task.id))
+        failed_id = task.id if task.state is TaskState.FAILED else None
+        await self._forget(self._indexes.open.row(task.send_ts_ms, task.id), failed_id)
 
-    async def _forget(self, row: Row) -> None:
-        self._obsolete.setdefault(row[:3], Obsolete(row, self._clock.monotonic_s()))
+    async def _forget(self, row: Row, failed_id: str | None = None) -> None:
+        one = Obsolete(row, self._clock.monotonic_s(), failed_id)
+        self._obsolete.setdefault(row[:3], one)
 
     async def flush(self, *, age_s: float = 0.0) -> None:
         until_s = self._clock.monotonic_s() - age_s
@@ -159,6 +163,7 @@ class AlternatorTaskQueue:
         """On failure the whole batch is kept: a part of it may have been applied."""
         try:
             await self.write([one.row for one in batch], delete=True, rank=Rank.CLEAN)
+            await self._sweeper.put_again({one.failed_id for one in batch if one.failed_id})
         except (StoreUnavailable, asyncio.CancelledError):
             self._obsolete |= {one.row[:3]: one for one in batch}
             while len(self._obsolete) > CLEAN_MAX:

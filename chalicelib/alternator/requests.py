@@ -128,18 +128,30 @@ def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) 
 def change(table: str, held: Task, changed: Task) -> Request:
     """Write what differs, if the claim of `held` still holds: a settlement, or the next claim
     after a lost lease."""
-    differing = [name for name in _FIELDS if getattr(changed, name) != getattr(held, name)]
+    was: JsonObject = {"state": {"S": TaskState.RUNNING}, "claim": _claim_of(held)}
+    return _update(table, held, changed, was)
+
+
+def retry(table: str, failed: Task, retried: Task) -> Request:
+    """Task.retried, if the task is failed and neither run again nor deleted since."""
+    was: JsonObject = {"state": {"S": TaskState.FAILED}, "token": {"S": failed.token}}
+    return _update(table, failed, retried, was)
+
+
+def _update(table: str, before: Task, changed: Task, was: JsonObject) -> Request:
+    """Write what differs, if these attributes are as they were."""
+    differing = [name for name in _FIELDS if getattr(changed, name) != getattr(before, name)]
     written = {name: _attribute(changed, name) for name in differing}
     values = {f":{name}": value for name, value in written.items() if value is not None}
     removed = [name for name, value in written.items() if value is None]
     update = "SET " + ", ".join(f"#{value[1:]} = {value}" for value in values)
     if removed:
         update += " REMOVE " + ", ".join(f"#{name}" for name in removed)
-    values |= {":was_running": {"S": TaskState.RUNNING}, ":was_claim": _claim_of(held)}
+    values |= {f":was_{name}": value for name, value in was.items()}
     return _conditional("UpdateItem", {
         "TableName": table,
-        "Key": {"id": {"S": held.id}},
-        "ConditionExpression": "#state = :was_running AND #claim = :was_claim",
+        "Key": {"id": {"S": before.id}},
+        "ConditionExpression": " AND ".join(f"#{name} = :was_{name}" for name in was),
         "UpdateExpression": update,
         "ExpressionAttributeValues": values,
     })  # fmt: skip

@@ -1,5 +1,6 @@
 """TaskStore on Alternator, for the views: blocking."""
 
+import contextlib
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from chalicelib.errors import (
     StoreReadOnly,
     StoreUnavailable,
     TaskExists,
+    TaskNotFailed,
     TaskNotFound,
     TaskRunning,
     UnreadableTask,
@@ -33,7 +35,7 @@ from chalicelib.store import (
     TaskFilter,
     TaskPage,
 )
-from chalicelib.task import Task, TaskState
+from chalicelib.task import UNFINISHED, Task, TaskState
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -123,10 +125,7 @@ class AlternatorTaskStore:
 
     def get(self, task_id: str) -> Task:
         answer = self._client.decide(requests.get(self._tasks, task_id))
-        task = requests.decode_task(answer["Item"]) if "Item" in answer else None
-        if task is None or task.state is TaskState.DELETED:
-            raise TaskNotFound(id=task_id)
-        return task
+        return _there(task_id, requests.decode_task(answer["Item"]) if "Item" in answer else None)
 
     def delete(self, task_id: str, *, now_ms: int, token: str) -> None:
         request = requests.delete(self._tasks, task_id, now_ms=now_ms, token=token)
@@ -138,6 +137,28 @@ class AlternatorTaskStore:
             before = {}
         if before:
             self._drop_rows(requests.decode_task(before))
+
+    def retry(self, task_id: str, *, now_ms: int, token: str) -> Task:
+        """Its hint and its `open` row are put before. Afterwards `open` is put again: who deletes
+        this row of a failed task looks at the task once more, and puts it again if it was run
+        again before that look."""
+        deadline_s = self._client.deadline_s()
+        failed = self.get(task_id)
+        while failed.token != token:
+            if failed.state is not TaskState.FAILED:
+                raise TaskNotFailed(failed)
+            retried = failed.retried(now_ms=now_ms, token=token)
+            self._put_rows([retried], deadline_s)
+            request = requests.retry(self._tasks, failed, retried)
+            try:
+                self._client.decide(request, key=task_id, deadline_s=deadline_s)
+            except ConditionFailed as refused:
+                failed = _there(task_id, refused.task())
+                continue
+            self._put_open_again(retried)
+            return retried
+        self._put_open_again(failed)
+        return failed
 
     def list(self, filter: TaskFilter) -> TaskPage:
         index = self._indexes.open if filter.walks_open else self._indexes.all
@@ -207,6 +228,16 @@ class AlternatorTaskStore:
                 for id, pairs in places.items()
                 for row in self._announced.missing(pairs, id, now_ms)
             ]
+
+    def _put_open_again(self, task: Task) -> None:
+        """What the store keeps from us is left to the slow sweep."""
+        if task.state not in UNFINISHED:
+            return
+        with contextlib.suppress(StoreUnavailable):
+            deadline_s = self._client.deadline_s()
+            row, *directory = self._indexes.open_rows(task)
+            self._write(time_index.batches([row]), deadline_s)
+            self._write(time_index.batches(directory), deadline_s)
 
     def _drop_rows(self, before: Task) -> None:
         """What a deleted task leaves; the sweep takes what a crash or the store keeps from us."""
@@ -313,6 +344,13 @@ class AlternatorTaskStore:
         if len(items) == 1:
             return [function(items[0])]
         return list(self._pool.map(function, items))
+
+
+def _there(task_id: str, task: Task | None) -> Task:
+    """Raises TaskNotFound if there is no task any more."""
+    if task is None or task.state is TaskState.DELETED:
+        raise TaskNotFound(id=task_id)
+    return task
 
 
 def _same_create(task: Task, stored: Task) -> Task:

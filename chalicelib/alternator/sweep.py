@@ -62,6 +62,14 @@ class Sweeper:
     async def overdue(self, now_ms: int) -> int:
         return sum([await self._overdue_shard(s, now_ms) for s in await self._rows.shards()])
 
+    async def put_again(self, failed_ids: Collection[str]) -> None:
+        """Called after the rows of `open` of failed tasks were deleted: some may be run again."""
+        tasks = await self._rows.get(failed_ids) if failed_ids else {}
+        again = [task for task in tasks.values() if task and task.state in UNFINISHED]
+        rows = [self._indexes.open_rows(task) for task in again]
+        await self._rows.write([row for row, *_ in rows])
+        await self._rows.write([row for _, *directory in rows for row in directory])
+
     async def segment(self, segment: int, segments: int, now_ms: int) -> int:
         changed, named = 0, set[Row]()
         scan = requests.scan(self._tasks_table, segment, segments, None)
@@ -142,6 +150,7 @@ class Sweeper:
                 obsolete.append(self._indexes.open.row(*position))
                 obsolete.append(self._indexes.all.row(*position))
         await self._rows.write(obsolete, delete=True)
+        await self.put_again({task.id for task in finished if task.state is TaskState.FAILED})
         return len(obsolete) + await self._repair(readable, now_ms, set())
 
     def _is_orphan(self, position: Position) -> bool:

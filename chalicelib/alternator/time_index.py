@@ -112,6 +112,12 @@ class Indexes:
             rows.append(self.hint_row(task.due_at_ms, task.id, task.type))
         return rows
 
+    def open_rows(self, task: Task) -> list[Row]:
+        """The row of an unfinished task in `open`, and what to put behind it: its bucket may have
+        been closed."""
+        directory = self.open.directory_rows(task.send_ts_ms, task.id)
+        return [self.open.row(task.send_ts_ms, task.id), *directory]
+
     def times(self, task: Task) -> list[tuple[TimeIndex, int]]:
         """At which time each index lists an unfinished task."""
         assert task.due_at_ms is not None
