@@ -21,6 +21,7 @@ from chalicelib.alternator.connection import Answer, Connection, GivenUp, Node, 
 from chalicelib.alternator.limit import Asked, Limit
 from chalicelib.alternator.signature import Signer
 from chalicelib.config import Settings
+from chalicelib.store import SLOW_DELAY_S
 from chalicelib.storeclock import StoreClock
 
 log = logging.getLogger(__name__)
@@ -140,8 +141,9 @@ class Peer:
         return answer
 
     def look_in_s(self) -> float | None:
-        """See NodeTime."""
-        return None if self.is_down else self._time.look_in_s()
+        """See NodeTime. What waited in a queue tells little, and would make the queue longer."""
+        is_slow = self.limit.delay_s > SLOW_DELAY_S
+        return None if self.is_down or is_slow else self._time.look_in_s()
 
     async def ask_the_time(self) -> None:
         """Whether it answers at all is for others to find out."""
