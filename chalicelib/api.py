@@ -17,7 +17,7 @@ from typing import ParamSpec
 
 from chalice.app import Request, Response
 
-from chalicelib import fleet, parsing
+from chalicelib import parsing
 from chalicelib.clock import Clock
 from chalicelib.errors import (
     InvalidRequest,
@@ -191,16 +191,14 @@ class Api:
         """Why the task has not run yet."""
         task = self.store.get(known_form(task_id))
         has_hint = self.store.has_hint(task) if task.state is TaskState.SCHEDULED else None
-        heartbeats, now_ms = self.store.heartbeats(), self.clock.now_ms()
-        is_alone = not fleet.beating(heartbeats, now_ms=now_ms)
         explanation = explain(
             task,
-            now_ms=now_ms,
+            now_ms=self.clock.now_ms(),
             shard=shard_of(task.id, self.shards),
-            heartbeats=heartbeats,
+            heartbeats=self.store.heartbeats(),
             has_hint=has_hint,
             types=HANDLERS,
-            takes_writes=not is_alone or self._takes_writes(),
+            takes_writes=self._takes_writes,
         )
         return json_response(explanation_json(explanation))
 

@@ -1,6 +1,6 @@
 """Why a task has not run yet, told from one reading of the store."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -101,9 +101,10 @@ def explain(
     heartbeats: Iterable[Heartbeat],
     has_hint: bool | None,
     types: Collection[str],
-    takes_writes: bool = True,
+    takes_writes: Callable[[], bool] = lambda: True,
 ) -> Explanation:
-    """types: those that have a handler. takes_writes: False if nobody can show to be alive."""
+    """types: those that have a handler. takes_writes: asked if nobody seems to be alive: without
+    writes nobody can show it."""
     live = fleet.beating(heartbeats, now_ms=now_ms)
     owner = fleet.owner(shard, tuple(row.processor for row in live)) if live else None
     reason = _reason(
@@ -132,7 +133,7 @@ def _reason(
     is_due: bool,
     has_handler: bool,
     has_processor: bool,
-    takes_writes: bool,
+    takes_writes: Callable[[], bool],
     has_hint: bool,
     is_held_back: bool,
 ) -> Reason:
@@ -146,7 +147,7 @@ def _reason(
     if not has_handler:
         return Reason.NO_HANDLER
     if not has_processor:
-        return Reason.NO_PROCESSOR if takes_writes else Reason.STORE_READ_ONLY
+        return Reason.NO_PROCESSOR if takes_writes() else Reason.STORE_READ_ONLY
     if task.state is TaskState.RUNNING:
         return Reason.LEASE_OVER
     if not has_hint:

@@ -30,6 +30,8 @@ PIPE_BYTES = 4096
 RETRY_S = 0.25
 FLUSH_LOOK_S = 0.005
 GATHER_S = 0.005
+LAST_LINES_S = 0.5
+"""So long the last lines have to leave."""
 STALLED_AFTER_S = 0.25
 """A write under way for longer is held up."""
 WORTH_WAITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
@@ -45,7 +47,8 @@ class Outlet:
 
     room: how many pieces may wait; of None any number. write: as os.write. sleep: waits between two
     tries of what may succeed later.
-    lost: how many had no room or can never be written. why: what the last failed write said.
+    waiting: how many pieces have not left yet. lost: how many had no room or can never be written.
+    why: what the last failed write said.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Outlet:
         write: Callable[[int, memoryview], int] = os.write,
         sleep: Sleep = pause,
     ) -> None:
+        self.waiting = 0
         self.lost = 0
         self.why = ""
         self.descriptor = descriptor
@@ -66,15 +70,9 @@ class Outlet:
         self._room = math.inf if room is None else room
         self._pieces: SimpleQueue[bytes] = SimpleQueue()
         self._counting = Lock()
-        self._waiting = 0
         self._since_s: float | None = None
         self._file = _file_of(descriptor)
         self._thread: Thread | None = None
-
-    @property
-    def waiting(self) -> int:
-        """How many pieces have not left yet."""
-        return self._waiting
 
     @property
     def is_stalled(self) -> bool:
@@ -85,10 +83,10 @@ class Outlet:
     def put(self, piece: bytes) -> None:
         """To be written, soon."""
         with self._counting:
-            if self._waiting >= self._room:
+            if self.waiting >= self._room:
                 self.lost += 1
                 return
-            self._waiting += 1
+            self.waiting += 1
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="output", daemon=True)
                 self._thread.start()
@@ -97,7 +95,7 @@ class Outlet:
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was put before is written or lost; False if that took longer."""
         until_s = self._clock.monotonic_s() + timeout_s
-        while self._waiting:
+        while self.waiting:
             if self._clock.monotonic_s() >= until_s:
                 return False
             pause(FLUSH_LOOK_S)
@@ -112,7 +110,7 @@ class Outlet:
             self._since_s = None
             with self._counting:
                 self.lost += lost
-                self._waiting -= len(pieces)
+                self.waiting -= len(pieces)
             # What comes meanwhile leaves together: to wake up for each would cost 10 % of a task.
             pause(GATHER_S)
 
@@ -205,7 +203,7 @@ class Lines:
             self._tell_lost_s = now_s + TELL_EVERY_S
             self._tell_lost(self._outlet.lost)
 
-    def close(self, timeout_s: float) -> None:
+    def close(self, timeout_s: float = LAST_LINES_S) -> None:
         """What waits has so long to leave; what then has not is told, as a count."""
         self._outlet.flush(timeout_s)
         lost = self._outlet.lost + self._outlet.waiting

@@ -21,8 +21,6 @@ LINGER_S = 1.5
 SPARE_S = 1.0
 """So much of the time is not planned for."""
 LOOK_INTERVAL_S = 0.1
-LINES_WITHIN_S = 0.5
-"""So long the last lines have to leave."""
 
 
 class FaultHandlerWatchdog:
@@ -76,7 +74,7 @@ async def _run(
         looking.cancel()
         watchdog.disarm()
         await queue.close()
-        lines.close(LINES_WITHIN_S)
+        lines.close()
     return processor.counts
 
 

@@ -175,7 +175,7 @@ class SchedulerClient:
 
     def show(self, task_id: str) -> Task:
         """Raises NotFound."""
-        task: Task = self._call("GET", f"/task/{quote(task_id, safe='')}")
+        task: Task = self._call("GET", _path(task_id))
         return task
 
     def list(
@@ -206,23 +206,22 @@ class SchedulerClient:
 
     def delete(self, task_id: str) -> None:
         """Raises NotFound, or ApiError with type TaskRunning and details that tell until when."""
-        self._call("DELETE", f"/task/{quote(task_id, safe='')}")
+        self._call("DELETE", _path(task_id))
 
     def retry(self, task_id: str, *, idempotency_key: str | None = None) -> Task:
         """Run a failed task again. Raises NotFound, or ApiError with type TaskNotFailed."""
-        path = f"/task/{quote(task_id, safe='')}/retry"
-        task: Task = self._call("POST", path, body={}, key=idempotency_key)
+        task: Task = self._call("POST", _path(task_id, "/retry"), body={}, key=idempotency_key)
         return task
 
     def attempts(self, task_id: str) -> Sequence[Attempt]:
         """Oldest first. Raises NotFound."""
-        answer = self._call("GET", f"/task/{quote(task_id, safe='')}/attempts")
+        answer = self._call("GET", _path(task_id, "/attempts"))
         attempts: Sequence[Attempt] = answer["attempts"]
         return attempts
 
     def explain(self, task_id: str) -> Explanation:
         """Why the task has not run yet. Raises NotFound."""
-        told: Explanation = self._call("GET", f"/task/{quote(task_id, safe='')}/explain")
+        told: Explanation = self._call("GET", _path(task_id, "/explain"))
         return told
 
     def _create_batch(self, batch: Sequence[NewTask], key: str) -> Sequence[Task | ApiError]:
@@ -299,6 +298,10 @@ def rfc3339(time: datetime | str) -> str:
     if time.tzinfo is None:
         raise ValueError(f"{time!r} has no time zone")
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _path(task_id: str, part: str = "") -> str:
+    return f"/task/{quote(task_id, safe='')}{part}"
 
 
 def _error(status: int, body: object) -> ApiError:

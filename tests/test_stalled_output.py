@@ -53,9 +53,11 @@ class Reader:
             self.content += piece
 
 
-def worker(cluster: Cluster, out: int, err: int, *options: str) -> "subprocess.Popen[bytes]":
+def worker(
+    cluster: Cluster, out: int, err: int, *options: str, module: str = "worker"
+) -> "subprocess.Popen[bytes]":
     process = subprocess.Popen(
-        [sys.executable, "-m", "worker", *options],
+        [sys.executable, "-m", module, *options],
         cwd=ROOT,
         env=cluster.env(),
         stdout=out,
@@ -94,14 +96,7 @@ def test_a_reader_of_logs_that_stalls_holds_up_nothing(cluster: Cluster) -> None
     reader = Reader()
     reader.fill()
     with open(cluster.folder / "0.out", "wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.odd_worker"],
-            cwd=ROOT,
-            env=cluster.env(),
-            stdout=out,
-            stderr=reader.end,
-        )
-    cluster.processes.append(process)
+        worker(cluster, out.fileno(), reader.end, module="tests.odd_worker")
     cluster.wait_ready(1)
     printing = cluster.add("Printing", count=20)
     tasks = cluster.wait_finished(printing + cluster.add("Baz", count=100), 10)

@@ -36,8 +36,6 @@ PARENT_LOOK_S = 0.2
 TURN_NOTED_EVERY_S = 1.0
 COLLECT_AFTER = 10_000
 """Net new objects before the garbage collector looks for cycles among them."""
-LINES_WITHIN_S = 0.5
-"""So long the last lines have to leave."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -95,7 +93,7 @@ def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) 
         try:
             asyncio.run(_run(settings, watchdog, turned_s, clock, attempts, lines))
         finally:
-            lines.close(LINES_WITHIN_S)
+            lines.close()
     finally:
         logging.shutdown()
 

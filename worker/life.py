@@ -25,7 +25,7 @@ class Life:
         self._file = file
         self._clock = clock
         self._shown_s = float("-inf")
-        self._is_told = False
+        self._is_lost = False
 
     @classmethod
     def in_file(cls, name: str | None, clock: Clock) -> Self:
@@ -48,18 +48,17 @@ class Life:
     def _write(self, sign: bytes) -> None:
         """Who cannot show its life lives on."""
         assert self._file is not None
+        why = None
         try:
             os.pwrite(self._file, sign, 0)
         except OSError as error:
-            if not self._is_told:
-                text, extra = "the sign of life cannot be written: %s", {"action": "life_lost"}
-                log.warning(text, error.strerror, extra=extra)
-        else:
-            if self._is_told:
-                log.info("the sign of life is written again", extra={"action": "life_shown"})
-            self._is_told = False
-            return
-        self._is_told = True
+            why = error.strerror
+        was_lost, self._is_lost = self._is_lost, why is not None
+        if self._is_lost and not was_lost:
+            text, extra = "the sign of life cannot be written: %s", {"action": "life_lost"}
+            log.warning(text, why, extra=extra)
+        elif was_lost and not self._is_lost:
+            log.info("the sign of life is written again", extra={"action": "life_shown"})
 
 
 def is_fresh(file: Path, clock: Clock) -> bool:

@@ -82,9 +82,8 @@ class Peer:
             self.limit.unsent(asked)
             raise
         self._waited_for[asked] = connection
-        sent_s = self._clock.monotonic_s()
         try:
-            answer = await connection.ask(self._signer.message(action, body, now_s))
+            answer = await self._exchange(connection, self._signer.message(action, body, now_s))
         except (asyncio.CancelledError, GivenUp):
             self.limit.given_up(asked, loop.time())
             connection.listen(partial(self._answered_late, asked))
@@ -96,7 +95,6 @@ class Peer:
             raise
         finally:
             del self._waited_for[asked]
-        self._time.hear(answer.date, sent_s, is_exact=answer.server.startswith(EXACT))
         self._node.keep(connection)
         self._answered(asked, answer)
         return answer
@@ -154,17 +152,22 @@ class Peer:
     async def _localnodes(self) -> Answer:
         message = f"GET /localnodes HTTP/1.1\r\nHost: {self._node.host}\r\n\r\n"
         connection = await self._node.connect()
-        sent_s = self._clock.monotonic_s()
         try:
-            answer = await connection.ask(message.encode())
+            answer = await self._exchange(connection, message.encode())
         except asyncio.CancelledError:
             connection.listen(lambda late: None)
             raise
         except BaseException:
             connection.close()
             raise
-        self._time.hear(answer.date, sent_s, is_exact=answer.server.startswith(EXACT))
         self._node.keep(connection)
+        return answer
+
+    async def _exchange(self, connection: Connection, message: bytes) -> Answer:
+        """Its answer tells the time, too."""
+        sent_s = self._clock.monotonic_s()
+        answer = await connection.ask(message)
+        self._time.hear(answer.date, sent_s, is_exact=answer.server.startswith(EXACT))
         return answer
 
     async def close(self) -> None:
