@@ -54,6 +54,8 @@ async def orphaning(run: Run) -> str:
     if run.task.leases_lost:
         os.kill(os.getppid(), signal.SIGKILL)
         return "Orphaning"
+    # By then its like have started too: each loses one lease, and this process is replaced once.
+    await asyncio.sleep(1)
     os._exit(3)
 
 
