@@ -28,7 +28,7 @@ test-docker: packages engine ## Build the images and run the service in containe
 	@$(python) -m pytest tests/containers -m docker -rP --durations 8
 
 test-scylla: packages ## Provision and examine the real cluster that ALTERNATOR_ENDPOINTS names
-	@$(python) -m pytest tests/test_scylla.py -m scylla -rP
+	@$(python) -m pytest tests/deploy/test_scylla.py -m scylla -rP
 
 chaos: packages engine ## One long run under all faults: CHAOS_TASKS, CHAOS_SEED, CHAOS_SECONDS
 	@exec $(python) -m tests.faults.chaos

@@ -8,11 +8,12 @@ from typing import Any, cast
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response
 
-from chalicelib import api, log
-from chalicelib.api import Api
+from chalicelib import log
+from chalicelib.api import service as api
+from chalicelib.api.service import Api
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
-from chalicelib.storeclock import StoreClock
+from chalicelib.store.clock import StoreClock
 
 app = Chalice(app_name="scheduler", configure_logs=False)
 app.register_middleware(api.enveloped, "http")
@@ -32,7 +33,7 @@ _making = threading.Lock()
 
 @functools.cache
 def _made() -> Api:
-    from chalicelib.alternator.store import AlternatorTaskStore
+    from chalicelib.store.alternator.store import AlternatorTaskStore
 
     clock = StoreClock(SystemClock())
     settings = Settings.from_env()
@@ -122,7 +123,7 @@ def openapi() -> Response:
 @app.schedule(Rate(1, unit=Rate.MINUTES), name="tick")
 def tick(event: CloudWatchEvent) -> Any:
     """Every minute: run what is due and sweep, until shortly before the function's deadline."""
-    from chalicelib.tick import run
+    from chalicelib.processing.tick import run
 
     context = cast(Any, event.context)
     return run(remaining_ms=context.get_remaining_time_in_millis)

@@ -104,7 +104,7 @@ def bare(app: Any, at_ms: int) -> float:
     """CPU seconds that the client takes to send the two requests of a create, made beforehand."""
     import uuid
 
-    from chalicelib.alternator import requests, time_index
+    from chalicelib.store.alternator import requests, time_index
     from chalicelib.task import Task
 
     store = app.service().store

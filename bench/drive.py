@@ -10,8 +10,8 @@ from typing import Any
 
 from bench import machine, proxy, seed
 from bench.machine import Broken, Engine
-from chalicelib.alternator import requests
 from chalicelib.clock import SystemClock
+from chalicelib.store.alternator import requests
 from chalicelib.task import Task, TaskState
 
 CLOCK = SystemClock()

@@ -10,8 +10,8 @@ from bench import drive, machine, proxy, seed
 from bench.drive import CLOCK, Options, Outcome
 from bench.machine import Broken, Engine
 from bench.report import Row, middle
-from chalicelib.alternator.queue import AlternatorTaskQueue
-from chalicelib.processor import SWEEP_INTERVAL_MS, SWEEP_SEGMENTS
+from chalicelib.processing.processor import SWEEP_INTERVAL_MS, SWEEP_SEGMENTS
+from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.task import Task
 
 SHARE = 10

@@ -8,7 +8,7 @@ from bench import drive, machine, peers
 from bench.drive import CLOCK, Options
 from bench.machine import Broken
 from bench.report import Row, quantile
-from chalicelib.alternator.store import AlternatorTaskStore
+from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.task import Task
 
 RATE = 50.0

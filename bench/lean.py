@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chalicelib.alternator.requests import Request
+from chalicelib.store.alternator.requests import Request
 
 Chain = Sequence[bytes]
 """Requests of which each is sent once the one before it is answered."""

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from chalicelib.alternator import requests, tables
-from chalicelib.alternator.client import Client
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
+from chalicelib.store.alternator import requests, tables
+from chalicelib.store.alternator.wire.client import Client
 from local.engine import binary
 from local.settings import ROOT
 

@@ -7,10 +7,10 @@ from itertools import islice
 from random import Random
 
 from bench import lean
-from chalicelib.alternator import requests, time_index
-from chalicelib.alternator.requests import Request
-from chalicelib.alternator.time_index import Indexes
 from chalicelib.config import Settings
+from chalicelib.store.alternator import requests, time_index
+from chalicelib.store.alternator.requests import Request
+from chalicelib.store.alternator.time_index import Indexes
 from chalicelib.task import Task
 
 BATCH = 25

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(command: str, options: Options, stack: ExitStack) -> int:
     # Imported here: a dry run needs none of it.
-    from chalicelib.alternator.client import Client
+    from chalicelib.store.alternator.wire.client import Client
     from deploy import doctor
     from deploy.cql import DriverCql
     from deploy.nodes import Nodes

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
-from chalicelib.alternator import tls
 from chalicelib.errors import SchedulerError
+from chalicelib.store.alternator.wire import tls
 from deploy.options import Options
 
 TIMEOUT_S = 10.0

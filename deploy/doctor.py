@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from chalicelib.alternator import tables
-from chalicelib.alternator.client import Client
-from chalicelib.alternator.tables import TABLES, Table
 from chalicelib.errors import SchedulerError
-from chalicelib.processor import OFFSET_WARN_MS
+from chalicelib.processing.processor import OFFSET_WARN_MS
+from chalicelib.store.alternator import tables
+from chalicelib.store.alternator.tables import TABLES, Table
+from chalicelib.store.alternator.wire.client import Client
 from deploy import plan
 from deploy.cql import Cql, CqlFailed, Row
 from deploy.nodes import Nodes, described, is_whole

@@ -10,7 +10,7 @@ import requests
 from chalicelib.clock import Clock, Sleep
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
-from chalicelib.storeclock import NodeTime
+from chalicelib.store.clock import NodeTime
 
 TIMEOUT_S = 3.0
 LOOK_EVERY_S = 2.0

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from chalicelib.alternator import requests, tables
-from chalicelib.alternator.tables import TABLES, Table
 from chalicelib.errors import InvalidSetting
+from chalicelib.store.alternator import requests, tables
+from chalicelib.store.alternator.tables import TABLES, Table
 
 GRACE_S = 86_400
 """How long tombstones of the indexes are kept: longer than hinted handoff (3 h), not 10 days."""

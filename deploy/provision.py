@@ -5,11 +5,11 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 
-from chalicelib.alternator import tables
-from chalicelib.alternator.client import Client
-from chalicelib.alternator.tables import TABLES, Table
 from chalicelib.clock import Sleep
 from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
+from chalicelib.store.alternator import tables
+from chalicelib.store.alternator.tables import TABLES, Table
+from chalicelib.store.alternator.wire.client import Client
 from deploy import plan
 from deploy.cql import Cql, Row
 from deploy.nodes import Nodes

@@ -20,10 +20,11 @@ from chalice import local
 from chalice.app import Chalice
 from chalice.config import Config
 
-from chalicelib import api, log
-from chalicelib.api import HttpError
+from chalicelib import log
+from chalicelib.api import service as api
+from chalicelib.api.parsing import shortened
+from chalicelib.api.service import HttpError
 from chalicelib.clock import Clock, Sleep, SystemClock, pause
-from chalicelib.parsing import shortened
 from local.crowd import Crowd, connections_max
 
 READ_OFF_BYTES_MAX = 64 * 1024 * 1024

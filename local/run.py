@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
-from chalicelib.alternator import tables
-from chalicelib.alternator.client import Client
-from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreUnavailable
+from chalicelib.store.alternator import tables
+from chalicelib.store.alternator.store import AlternatorTaskStore
+from chalicelib.store.alternator.wire.client import Client
 from local import engine
 from local.engine import Engine
 from local.processes import Program, Signals, StartFailed, Stopping, Supervisor, say

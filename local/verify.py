@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chalicelib.alternator import requests
-from chalicelib.alternator.client import Client
-from chalicelib.alternator.requests import Item, Request
 from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError, UnreadableTask
+from chalicelib.store.alternator import requests
+from chalicelib.store.alternator.requests import Item, Request
+from chalicelib.store.alternator.wire.client import Client
 from chalicelib.task import Task
 from local.findings import DEATH, STORE_EVENTS, Death, Event, Evidence, Findings, Slow, judge
 

@@ -15,22 +15,22 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from chalicelib.alternator import tables
-from chalicelib.alternator.client import Client, TransportThread
-from chalicelib.alternator.queue import AlternatorTaskQueue
-from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, SchedulerError
-from chalicelib.memory import MemoryQueue, MemoryStore, Tables
-from chalicelib.store import TaskQueue, TaskStore
+from chalicelib.store.alternator import tables
+from chalicelib.store.alternator.queue import AlternatorTaskQueue
+from chalicelib.store.alternator.store import AlternatorTaskStore
+from chalicelib.store.alternator.wire.client import Client, TransportThread
+from chalicelib.store.contract import TaskQueue, TaskStore
+from chalicelib.store.memory import MemoryQueue, MemoryStore, Tables
 from local.engine import binary
 from local.processes import StartFailed
-from tests import engine as engines
-from tests.engine import Elsewhere, Engine
-from tests.fakes import FakeClock, Ids
-from tests.profile import CheckedTransport
-from tests.wires import BotoWire
+from tests.support import engine as engines
+from tests.support.engine import Elsewhere, Engine
+from tests.support.fakes import FakeClock, Ids
+from tests.support.profile import CheckedTransport
+from tests.support.wires import BotoWire
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chalicelib import handlers
-from tests.local_server import served
+from chalicelib.task_types import registry as handlers
+from tests.support.local_server import served
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,17 +13,20 @@ from typing import cast
 import pytest
 
 import app as entry
-from chalicelib import fleet, isolation, log, tick
-from chalicelib.alternator.client import Client
-from chalicelib.alternator.store import AlternatorTaskStore
+from chalicelib import log
 from chalicelib.clock import SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, SchedulerError, TaskNotFound
-from chalicelib.handlers import HANDLERS, HandlerFailed, Run, handles
-from chalicelib.store import Heartbeat
+from chalicelib.processing import fleet, isolation, tick
+from chalicelib.processing.handling import HandlerFailed
+from chalicelib.store import ownership
+from chalicelib.store.alternator.store import AlternatorTaskStore
+from chalicelib.store.alternator.wire.client import Client
+from chalicelib.store.contract import Heartbeat
 from chalicelib.task import Task, TaskState
-from tests.cluster import service_env
-from tests.fakes import NOON_MS, ODD_ERRORS, Ids, new_task
+from chalicelib.task_types import HANDLERS, Run, handles
+from tests.support.cluster import service_env
+from tests.support.fakes import NOON_MS, ODD_ERRORS, Ids, new_task
 
 
 def run_of(type: str, bar_url: str = "http://127.0.0.1:1/") -> Run:
@@ -96,8 +99,8 @@ def test_row_that_is_gone_is_dead_at_once() -> None:
 
 
 def test_few_shards_move_when_a_processor_comes() -> None:
-    before = {shard: fleet.owner(shard, ("a", "b", "c")) for shard in range(256)}
-    after = {shard: fleet.owner(shard, ("a", "b", "c", "d")) for shard in range(256)}
+    before = {shard: ownership.owner(shard, ("a", "b", "c")) for shard in range(256)}
+    after = {shard: ownership.owner(shard, ("a", "b", "c", "d")) for shard in range(256)}
     moved = [shard for shard in before if before[shard] != after[shard]]
     assert {after[shard] for shard in moved} == {"d"}
     assert 32 < len(moved) < 96

@@ -19,7 +19,7 @@ from chalicelib.task import (
     rest_s,
     shard_of,
 )
-from tests.fakes import NOON_MS, Ids, new_task
+from tests.support.fakes import NOON_MS, Ids, new_task
 
 IDS = Ids()
 

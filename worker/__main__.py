@@ -11,8 +11,8 @@ from chalicelib import log
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError
-from chalicelib.ledger import Ledger
 from chalicelib.output import check_descriptors
+from chalicelib.processing.ledger import Ledger
 from worker.ending import flush_or_drop
 from worker.life import Life
 from worker.supervisor import Supervisor

@@ -13,19 +13,19 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from chalicelib import isolation
 from chalicelib import log as logs
-from chalicelib.alternator import outcome, tables
-from chalicelib.alternator.client import Client
-from chalicelib.alternator.queue import AlternatorTaskQueue
-from chalicelib.attempt import Attempts
 from chalicelib.clock import Clock, SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreUnavailable
-from chalicelib.ledger import Ledger, no_record
 from chalicelib.output import Lines, Outlet
-from chalicelib.processor import Processor
-from chalicelib.storeclock import StoreClock
+from chalicelib.processing import isolation
+from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.ledger import Ledger, no_record
+from chalicelib.processing.processor import Processor
+from chalicelib.store.alternator import outcome, tables
+from chalicelib.store.alternator.queue import AlternatorTaskQueue
+from chalicelib.store.alternator.wire.client import Client
+from chalicelib.store.clock import StoreClock
 from worker.ending import ending_signals
 
 log = logging.getLogger(__name__)

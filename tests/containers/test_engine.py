@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers.kit import CLOCK, Docker, wait_for
-from tests.test_local import Run
+from tests.local.test_local import Run
 
 pytestmark = [pytest.mark.docker, pytest.mark.wall_clock]
 

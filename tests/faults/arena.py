@@ -22,20 +22,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from chalicelib.alternator import requests, tables
-from chalicelib.alternator.client import Client
-from chalicelib.alternator.queue import AlternatorTaskQueue
-from chalicelib.alternator.store import AlternatorTaskStore
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
+from chalicelib.store.alternator import requests, tables
+from chalicelib.store.alternator.queue import AlternatorTaskQueue
+from chalicelib.store.alternator.store import AlternatorTaskStore
+from chalicelib.store.alternator.wire.client import Client
 from chalicelib.task import Task
 from local.engine import binary
 from local.findings import DEATH, Event, Findings
 from local.verify import PAGE_ROWS, Ledgers, verify
-from tests.cluster import ROOT, Cluster, children_of
 from tests.conftest import free_port, wait_for_port
 from tests.faults.plan import Plan
+from tests.support.cluster import ROOT, Cluster, children_of
 
 CLIENTS = 16
 BUSY_S = 30.0

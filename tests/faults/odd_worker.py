@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any
 
-from chalicelib.handlers import Run, handles
+from chalicelib.task_types import Run, handles
 from worker.__main__ import main
 
 GIGABYTE = 1 << 30

@@ -17,9 +17,9 @@ import aiohttp
 from aiohttp import web
 
 from chalicelib.config import Settings
-from tests import profile
 from tests.faults.plan import EMPTY_PAGE, PAGED, Dice, Plan
-from tests.front import signed_headers
+from tests.support import profile
+from tests.support.front import signed_headers
 
 HOLD_S = 15.0
 """A request without an answer is reset after this; every client has given up before."""

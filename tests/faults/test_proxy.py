@@ -11,17 +11,17 @@ from typing import Any
 import aiohttp
 import pytest
 
-from chalicelib.alternator import requests
-from chalicelib.alternator.client import Client
-from chalicelib.alternator.queue import AlternatorTaskQueue
-from chalicelib.alternator.requests import Request
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
+from chalicelib.store.alternator import requests
+from chalicelib.store.alternator.queue import AlternatorTaskQueue
+from chalicelib.store.alternator.requests import Request
+from chalicelib.store.alternator.wire.client import Client
 from tests.conftest import free_port
-from tests.engine import Engine
 from tests.faults.plan import EMPTY_PAGE, FAULTS, PAGED, Dice, Plan, Rule, evenly
 from tests.faults.proxy import serve
-from tests.front import signed_headers
+from tests.support.engine import Engine
+from tests.support.front import signed_headers
 
 NOWHERE = Settings(endpoints=("http://127.0.0.1:9",))
 ROW = {"slot": {"S": "1/x"}, "at": {"S": "1#a"}}

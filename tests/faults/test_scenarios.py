@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from chalicelib.alternator.requests import scan
+from chalicelib.store.alternator.requests import scan
 from chalicelib.task import FINISHED, LEASE_MS, Task, TaskState
 from local.findings import percentile
-from tests.cluster import children_of
 from tests.conftest import free_port, wait_for_port
 from tests.faults import chaos
 from tests.faults.arena import Arena, Done, family_of, say, send
 from tests.faults.plan import Plan, Rule, evenly
+from tests.support.cluster import children_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.wall_clock]
 

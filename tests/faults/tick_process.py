@@ -2,9 +2,10 @@
 
 import sys
 
-from chalicelib import log, tick
+from chalicelib import log
 from chalicelib.clock import SystemClock
-from chalicelib.ledger import Ledger
+from chalicelib.processing import tick
+from chalicelib.processing.ledger import Ledger
 
 
 def main(seconds: float, path: str) -> None:

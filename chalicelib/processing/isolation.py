@@ -1,0 +1,130 @@
+"""Runs a handler in a process of its own, for a task under whose claim a processor was lost.
+
+Should the handler end or block its process, the task alone bears it, not its neighbours.
+"""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from random import Random
+from typing import Any, Protocol, Self
+
+from chalicelib.processing.handling import HandlerFailed, called, failure_of, tried
+from chalicelib.task import TIMEOUT_S, Task
+from chalicelib.task_types import HANDLERS, Run
+
+_processes = multiprocessing.get_context("forkserver")
+
+
+def preload(*modules: str) -> None:
+    """What the processes to come find imported: they would import the main module's needs anew."""
+    _processes.set_forkserver_preload([__name__, *modules])
+
+
+preload()
+
+
+class HandlerDied(Exception):
+    """The handler ended its process."""
+
+
+class Isolated(Protocol):
+    """A place for one handler to run in."""
+
+    async def line(self) -> str:
+        """Run the handler and give its line. Raises HandlerDied or HandlerFailed."""
+
+    async def end(self) -> None:
+        """Give the place up, whatever runs in it."""
+
+
+class IsolatedProcess:
+    """Isolated in a child forked from a clean process, which takes a few milliseconds."""
+
+    def __init__(self, process: ForkServerProcess, pipe: "Connection[Any, Any]") -> None:
+        self._process = process
+        self._pipe = pipe
+
+    @classmethod
+    async def start(cls, run: Run) -> Self:
+        """Return once the child is ready to run the handler. Cancelling ends the child."""
+        ours, theirs = _processes.Pipe()
+        process = _processes.Process(
+            target=_run_in_child, args=(theirs, run.task, run.bar_url), daemon=True
+        )
+        isolated = cls(process, ours)
+        try:
+            await asyncio.to_thread(process.start)
+            theirs.close()
+            await isolated._receive()
+        except BaseException:
+            theirs.close()
+            await isolated.end()
+            raise
+        return isolated
+
+    async def line(self) -> str:
+        self._pipe.send(None)
+        ok, text = await self._receive()
+        if not ok:
+            raise HandlerFailed(text)
+        return str(text)
+
+    async def end(self) -> None:
+        # Killed first: it would complain about a broken pipe.
+        if self._process.pid is not None:
+            self._process.kill()
+        self._pipe.close()
+        if self._process.pid is not None:
+            await asyncio.to_thread(self._process.join)
+        self._process.close()
+
+    async def _receive(self) -> Any:
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._pipe.fileno(), readable.set)
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._pipe.fileno())
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionError):
+            await asyncio.to_thread(self._process.join)
+            code = self._process.exitcode
+            raise HandlerDied(f"the handler ended its process, exit code {code}") from None
+
+
+def _run_in_child(pipe: "Connection[Any, Any]", task: Task, bar_url: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    pipe.send(None)
+    pipe.recv()
+    # The kernel ends this process even if the handler never gives the interpreter back.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S + 0.5)
+    pipe.send(_outcome(Run(task=task, rng=Random(), bar_url=bar_url)))
+    pipe.close()
+    os._exit(0)
+
+
+def _outcome(run: Run) -> tuple[bool, str]:
+    """Whether the handler gave a line; the line, or the text of its failure."""
+    try:
+        outcome = asyncio.run(tried(lambda: called(HANDLERS[run.task.type], run)))
+    except BaseException as error:  # Of its event loop: the handler stopped it, or left a task.
+        outcome = failure_of(error)
+    return (True, outcome) if isinstance(outcome, str) else (False, outcome.text)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    with contextlib.suppress(OSError):
+        if parent is not None:
+            wait([parent.sentinel])
+    os._exit(1)

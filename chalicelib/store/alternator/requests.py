@@ -1,0 +1,304 @@
+"""Every request about a task, as data: the DynamoDB JSON that both clients send.
+
+The conditional writes of a task's life are here, each once. Names are always written as
+`#name` and declared by `_names`, so that no attribute can collide with a reserved word.
+"""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple, get_args
+
+import orjson
+
+from chalicelib.errors import UnreadableTask
+from chalicelib.store.contract import Heartbeat
+from chalicelib.task import LEASE_MS, TOMBSTONE_S, Attempt, Outcome, Task, TaskState
+
+JsonObject = dict[str, Any]
+Item = Mapping[str, Mapping[str, Any]]
+
+
+class Request(NamedTuple):
+    """A DynamoDB operation and its body."""
+
+    action: str
+    body: JsonObject
+
+
+_FIELDS = tuple(f.name for f in fields(Task))
+_NUMBERS = frozenset(f.name for f in fields(Task) if f.type is int or int in get_args(f.type))
+_COUNTERS = frozenset({"failures", "given_back"})
+_TEXTS = frozenset({"claim", "attempts"})
+"""Written as one JSON text each: a request costs the embedded engine by its values, not its bytes.
+
+claim: token, processor and time of the latest claim; of a running task it is the last attempt.
+attempts: number, processor, start, end, outcome and error of those that have ended.
+"""
+_PLAIN = tuple(name for name in _FIELDS if name not in _TEXTS)
+
+
+def encode_task(task: Task) -> JsonObject:
+    """The record. What is None, a counter at 0 or empty is left out."""
+    values = {name: _attribute(task, name) for name in _FIELDS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _attribute(task: Task, name: str) -> JsonObject | None:
+    if name == "claim":
+        return _claim_of(task) if task.claim is not None else None
+    if name == "attempts":
+        ended = [list(attempt) for attempt in task.ended_attempts]
+        return _text(ended) if ended else None
+    value = getattr(task, name)
+    if value is None or (value == 0 and name in _COUNTERS):
+        return None
+    return {"N": str(value)} if isinstance(value, int) else {"S": value}
+
+
+def _claim_of(task: Task) -> JsonObject:
+    last = task.attempts[-1]
+    assert task.claim is not None
+    return _claim(task.claim, last.processor, last.started_ts_ms)
+
+
+def _claim(token: str, processor: str, now_ms: int) -> JsonObject:
+    return _text([token, processor, now_ms])
+
+
+def _text(value: Sequence[Any]) -> JsonObject:
+    return {"S": orjson.dumps(value).decode()}
+
+
+def decode_task(item: Item) -> Task:
+    """The task of a record. Attributes of a newer version are passed over."""
+    try:
+        values: dict[str, Any] = {}
+        for name in _PLAIN:
+            if name in item:
+                values[name] = int(item[name]["N"]) if name in _NUMBERS else item[name]["S"]
+        values["state"] = TaskState(values["state"])
+        ended = orjson.loads(item["attempts"]["S"]) if "attempts" in item else []
+        attempts = [*map(_decode_attempt, ended)]
+        is_running = values["state"] is TaskState.RUNNING
+        if is_running or "claim" in item:
+            values["claim"], processor, started_ts_ms = orjson.loads(item["claim"]["S"])
+            if is_running:
+                number = attempts[-1].number + 1 if attempts else 1
+                attempts.append(Attempt(number, processor, started_ts_ms))
+        return Task(**values, attempts=tuple(attempts))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UnreadableTask(f"record {item.get('id')}: {error!r}") from error
+
+
+def _decode_attempt(values: Sequence[Any]) -> Attempt:
+    number, processor, started_ts_ms, ended_ts_ms, outcome, error = values
+    return Attempt(number, processor, started_ts_ms, ended_ts_ms, Outcome(outcome), error)
+
+
+def create(table: str, task: Task) -> Request:
+    body = {
+        "TableName": table,
+        "Item": encode_task(task),
+        "ConditionExpression": "attribute_not_exists(#id)",
+    }
+    return _conditional("PutItem", body)
+
+
+def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) -> Request:
+    """Task.claimed of a scheduled task, in one round trip: it returns the whole task, or what
+    stands instead."""
+    return _conditional("UpdateItem", {
+        "TableName": table,
+        "Key": {"id": {"S": task_id}},
+        "ConditionExpression": "#state = :scheduled AND #due_at_ms <= :now",
+        "UpdateExpression": "SET #state = :running, #claim = :claim, #due_at_ms = :lease_end",
+        "ExpressionAttributeValues": {
+            ":scheduled": {"S": TaskState.SCHEDULED},
+            ":running": {"S": TaskState.RUNNING},
+            ":claim": _claim(claim, processor, now_ms),
+            ":now": {"N": str(now_ms)},
+            ":lease_end": {"N": str(now_ms + LEASE_MS)},
+        },
+        "ReturnValues": "ALL_NEW",
+    })  # fmt: skip
+
+
+def change(table: str, held: Task, changed: Task) -> Request:
+    """Write what differs, if the claim of `held` still holds: a settlement, or the next claim
+    after a lost lease."""
+    was: JsonObject = {"state": {"S": TaskState.RUNNING}, "claim": _claim_of(held)}
+    return _update(table, held, changed, was)
+
+
+def retry(table: str, failed: Task, retried: Task) -> Request:
+    """Task.retried, if the task is failed and neither run again nor deleted since."""
+    was: JsonObject = {"state": {"S": TaskState.FAILED}, "token": {"S": failed.token}}
+    return _update(table, failed, retried, was)
+
+
+def _update(table: str, before: Task, changed: Task, was: JsonObject) -> Request:
+    """Write what differs, if these attributes are as they were."""
+    differing = [name for name in _FIELDS if getattr(changed, name) != getattr(before, name)]
+    written = {name: _attribute(changed, name) for name in differing}
+    values = {f":{name}": value for name, value in written.items() if value is not None}
+    removed = [name for name, value in written.items() if value is None]
+    update = "SET " + ", ".join(f"#{value[1:]} = {value}" for value in values)
+    if removed:
+        update += " REMOVE " + ", ".join(f"#{name}" for name in removed)
+    values |= {f":was_{name}": value for name, value in was.items()}
+    return _conditional("UpdateItem", {
+        "TableName": table,
+        "Key": {"id": {"S": before.id}},
+        "ConditionExpression": " AND ".join(f"#{name} = :was_{name}" for name in was),
+        "UpdateExpression": update,
+        "ExpressionAttributeValues": values,
+    })  # fmt: skip
+
+
+def delete(table: str, task_id: str, *, now_ms: int, token: str) -> Request:
+    """Task.deleted; it returns the task as it was, for the rows that led to it."""
+    return _conditional("UpdateItem", {
+        "TableName": table,
+        "Key": {"id": {"S": task_id}},
+        "ConditionExpression": (
+            "attribute_exists(#id) AND #state <> :deleted"
+            " AND (#state <> :running OR #due_at_ms <= :now)"
+        ),
+        "UpdateExpression": (
+            "SET #state = :deleted, #token = :token, #purge_at_s = :purge"
+            " REMOVE #due_at_ms, #claim"
+        ),
+        "ExpressionAttributeValues": {
+            ":deleted": {"S": TaskState.DELETED},
+            ":running": {"S": TaskState.RUNNING},
+            ":token": {"S": token},
+            ":now": {"N": str(now_ms)},
+            ":purge": {"N": str(now_ms // 1000 + TOMBSTONE_S)},
+        },
+        "ReturnValues": "ALL_OLD",
+    })  # fmt: skip
+
+
+def warm_up(table: str) -> Request:
+    """A conditional write that changes nothing: the first one on a table can be slow."""
+    return _conditional("UpdateItem", {
+        "TableName": table,
+        "Key": {"id": {"S": "warm-up"}},
+        "ConditionExpression": "attribute_exists(#id)",
+        "UpdateExpression": "SET #state = :deleted",
+        "ExpressionAttributeValues": {":deleted": {"S": TaskState.DELETED}},
+    })  # fmt: skip
+
+
+def get(table: str, task_id: str) -> Request:
+    return get_row(table, {"id": {"S": task_id}})
+
+
+def get_row(table: str, key: Item) -> Request:
+    return Request("GetItem", {"TableName": table, "Key": key, "ConsistentRead": True})
+
+
+def get_many(table: str, keys: Sequence[Item]) -> Request:
+    """At most 100 distinct keys; unprocessed ones come back and must be asked for again."""
+    wanted = {"Keys": list(keys), "ConsistentRead": True}
+    return Request("BatchGetItem", {"RequestItems": {table: wanted}})
+
+
+def scan(table: str, segment: int, segments: int, start: Item | None) -> Request:
+    body: JsonObject = {
+        "TableName": table,
+        "Segment": segment,
+        "TotalSegments": segments,
+        "ConsistentRead": True,
+    }
+    return Request("Scan", body | ({"ExclusiveStartKey": start} if start else {}))
+
+
+def query(
+    table: str,
+    key: str,
+    value: str,
+    *,
+    between: tuple[str, str] | None = None,
+    limit: int | None = None,
+    descending: bool = False,
+    start: Item | None = None,
+) -> Request:
+    """Rows of one partition in order of `at`, both bounds inclusive."""
+    condition, values = "#key = :key", {":key": {"S": value}}
+    names = {"#key": key}
+    if between is not None:
+        condition += " AND #at BETWEEN :low AND :high"
+        names["#at"] = "at"
+        values |= {":low": {"S": between[0]}, ":high": {"S": between[1]}}
+    body: JsonObject = {
+        "TableName": table,
+        "KeyConditionExpression": condition,
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": values,
+        "ConsistentRead": True,
+        "ScanIndexForward": not descending,
+    }
+    if limit is not None:
+        body["Limit"] = limit
+    if start is not None:
+        body["ExclusiveStartKey"] = start
+    return Request("Query", body)
+
+
+def write_rows(
+    puts: Mapping[str, Iterable[Item]], deletes: Mapping[str, Iterable[Item]]
+) -> Request:
+    """Plain puts and deletes by table, at most 25 together, no key twice."""
+    rows: dict[str, list[JsonObject]] = {}
+    for table, items in puts.items():
+        rows.setdefault(table, []).extend({"PutRequest": {"Item": item}} for item in items)
+    for table, keys in deletes.items():
+        rows.setdefault(table, []).extend({"DeleteRequest": {"Key": key}} for key in keys)
+    return Request("BatchWriteItem", {"RequestItems": rows})
+
+
+def put_row(table: str, item: Item) -> Request:
+    return Request("PutItem", {"TableName": table, "Item": item})
+
+
+def delete_row(table: str, key: Item) -> Request:
+    return Request("DeleteItem", {"TableName": table, "Key": key})
+
+
+def decode_heartbeat(item: Item) -> Heartbeat:
+    return Heartbeat(
+        processor=item["processor"]["S"],
+        kind=item["kind"]["S"],
+        beat_ms=int(item["beat_ms"]["N"]),
+        interval_ms=int(item["interval_ms"]["N"]),
+        held_back_s=int(item["held_back_s"]["N"]) if "held_back_s" in item else 0,
+    )
+
+
+def was_settled(item: Item | None, held: Task, settled: Task) -> bool:
+    """Whether a refused settlement had been applied before."""
+    return _bears(item, {"claim": _claim_of(held), "state": {"S": settled.state}})
+
+
+def was_deleted(item: Item | None, token: str) -> bool:
+    """Whether a refused delete had been applied before."""
+    return _bears(item, {"token": {"S": token}, "state": {"S": TaskState.DELETED}})
+
+
+def _bears(item: Item | None, values: JsonObject) -> bool:
+    return item is not None and all(item.get(name) == value for name, value in values.items())
+
+
+def _conditional(action: str, body: JsonObject) -> Request:
+    expressions = body["ConditionExpression"] + " " + body.get("UpdateExpression", "")
+    body["ExpressionAttributeNames"] = _names(expressions)
+    body["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+    return Request(action, body)
+
+
+@functools.lru_cache(maxsize=128)
+def _names(expressions: str) -> dict[str, str]:
+    return {name: name[1:] for name in sorted(set(re.findall(r"#\w+", expressions)))}

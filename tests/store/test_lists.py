@@ -1,0 +1,208 @@
+"""Lists on the engine: what they cost among 100,000 finished tasks, and walks among changes."""
+
+import asyncio
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from chalicelib.clock import SystemClock
+from chalicelib.config import Settings
+from chalicelib.errors import TaskNotFound, TaskRunning
+from chalicelib.output import Lines, Outlet
+from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.processor import Processor
+from chalicelib.store.alternator import requests
+from chalicelib.store.alternator.queue import AlternatorTaskQueue
+from chalicelib.store.alternator.requests import JsonObject, Request
+from chalicelib.store.alternator.store import AlternatorTaskStore
+from chalicelib.store.alternator.time_index import Indexes
+from chalicelib.store.alternator.wire.client import Client, TransportThread
+from chalicelib.store.alternator.wire.transport import Transport
+from chalicelib.store.contract import TaskFilter
+from chalicelib.task import Task, TaskState
+from tests.support.engine import Engine
+from tests.support.fakes import NOON_MS, FakeClock, Ids, NoWatchdog, new_task
+from tests.support.wires import FaultyWire
+
+HISTORY = 100_000
+HOUR_MS = 3_600_000
+DAYS = 30
+SCHEDULED = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
+
+pytestmark = pytest.mark.wall_clock
+
+
+def finished(ids: Ids, rng: Random) -> Task:
+    """A task that has run at some time of the last month."""
+    send_ts_ms = NOON_MS - rng.randrange(DAYS * 24 * HOUR_MS)
+    task = new_task(ids, send_ts_ms=send_ts_ms, now_ms=send_ts_ms)
+    held = task.claimed(now_ms=send_ts_ms, claim=ids(), processor="p")
+    return held.completed("Baz 1", now_ms=send_ts_ms + 7)
+
+
+def puts_of(tasks: list[Task], prefix: str, indexes: Indexes) -> Iterator[tuple[str, JsonObject]]:
+    """What a finished task leaves in the tables, once each."""
+    yield from ((f"{prefix}tasks", requests.encode_task(task)) for task in tasks)
+    rows = {row: None for task in tasks for row in indexes.rows(task)}
+    rows |= {r: None for t in tasks for r in indexes.all.directory_rows(t.send_ts_ms, t.id)}
+    yield from ((row.table, row.item) for row in rows)
+
+
+async def write_straight(settings: Settings, puts: Iterator[tuple[str, JsonObject]]) -> None:
+    """As no one but this test may: BatchWriteItem into all tables, unconditionally."""
+    transport = Transport.open(settings, SystemClock())
+
+    async def write() -> None:
+        while batch := list(itertools.islice(puts, 25)):
+            tables: dict[str, list[JsonObject]] = {}
+            for table, item in batch:
+                tables.setdefault(table, []).append({"PutRequest": {"Item": item}})
+            request = Request("BatchWriteItem", {"RequestItems": tables})
+            answer = await transport.send(request, key=None, attempt=0, timeout_s=30.0)
+            assert not answer.get("UnprocessedItems")
+
+    await asyncio.gather(*(write() for _ in range(4)))
+    await transport.close()
+
+
+def test_history_costs_a_list_of_what_is_pending_nothing(
+    engine: Engine, settings: Settings, wire: TransportThread, client: Client
+) -> None:
+    """With 16 shards: the shards, their directories, the hours that are named, and the tasks."""
+    if not engine.is_embedded:
+        pytest.skip("to write its 100,000 tasks takes a server many minutes")
+    settings = replace(settings, shards=16)
+    ids, rng = Ids(9), Random(9)
+    clock, counting = FakeClock(), FaultyWire(wire)
+    watched = Client(counting, clock)
+    store = AlternatorTaskStore(watched, clock, prefix=settings.table_prefix, shards=16)
+    due = [new_task(ids, send_ts_ms=NOON_MS + rng.randrange(3 * HOUR_MS)) for _ in range(60)]
+    store.create_many(due)
+    pending = sorted(due, key=lambda task: (task.send_ts_ms, task.id))
+    with counting.meanwhile() as alone:
+        assert store.list(SCHEDULED).tasks == pending[:50]
+
+    history = [finished(ids, rng) for _ in range(HISTORY)]
+    indexes = Indexes(settings.table_prefix, 16)
+    asyncio.run(write_straight(settings, puts_of(history, settings.table_prefix, indexes)))
+    with counting.meanwhile() as among_history:
+        page = store.list(SCHEDULED)
+    assert page.tasks == pending[:50]
+    assert Counter(among_history) == Counter(alone)
+    assert len(among_history) <= 1 + 16 + 3 * 16 + 2
+    with counting.meanwhile() as rest:
+        assert store.list(replace(SCHEDULED, after=page.next)).tasks == pending[50:]
+    assert len(rest) <= len(among_history)
+
+    in_order = sorted(history, key=lambda task: (task.send_ts_ms, task.id))
+    with counting.meanwhile() as newest:
+        assert store.list(TaskFilter(descending=True, until_ms=NOON_MS)).tasks == in_order[:-51:-1]
+    hours = len({task.send_ts_ms // HOUR_MS for task in in_order[-50:]})
+    assert len(newest) <= 1 + 16 + (hours + 1) * 16 + 2, "it reads the hours that it shows"
+
+
+class Churn:
+    """Others at work on the same tables: they create, run and delete."""
+
+    def __init__(self, settings: Settings, store: AlternatorTaskStore, ids: Ids) -> None:
+        self.settings = settings
+        self.store = store
+        self.ids = ids
+        self.clock = SystemClock()
+        self.stopped = threading.Event()
+        self.counts: Counter[str] = Counter()
+
+    def create_and_delete(self, seed: int) -> None:
+        """At times before, between and behind those of the tasks that last."""
+        rng, mine = Random(seed), list[Task]()
+        while not self.stopped.is_set():
+            now_ms = self.clock.now_ms()
+            send_ts_ms = now_ms + rng.choice([-HOUR_MS, 0, 1, rng.randrange(6 * HOUR_MS)])
+            mine.append(self.store.create(new_task(self.ids, send_ts_ms=send_ts_ms, now_ms=now_ms)))
+            self.counts["created"] += 1
+            if len(mine) > 20:
+                self._delete(mine.pop(rng.randrange(len(mine))), now_ms)
+
+    def _delete(self, task: Task, now_ms: int) -> None:
+        try:
+            self.store.delete(task.id, now_ms=now_ms, token=self.ids())
+            self.counts["deleted"] += 1
+        except (TaskRunning, TaskNotFound):
+            self.counts["not deleted"] += 1
+
+    def run_what_is_due(self) -> None:
+        async def work() -> None:
+            queue = AlternatorTaskQueue.open(self.settings, self.clock)
+            attempts = Attempts.of(
+                self.settings, queue, self.clock, Lines(Outlet(2, self.clock), self.clock)
+            )
+            stop = asyncio.Event()
+            processor = Processor(attempts, self.settings, NoWatchdog(), kind="worker")
+            running = asyncio.create_task(processor.run(stop))
+            await asyncio.to_thread(self.stopped.wait)
+            stop.set()
+            await running
+            await queue.close()
+            self.counts["run"] = processor.counts[TaskState.COMPLETED]
+
+        asyncio.run(work())
+
+
+def walk(store: AlternatorTaskStore, filter: TaskFilter) -> list[Task]:
+    """All pages; in order, and none twice."""
+    seen: list[Task] = []
+    while True:
+        page = store.list(filter)
+        assert len(page.tasks) <= filter.limit
+        seen.extend(page.tasks)
+        if page.next is None:
+            break
+        filter = replace(filter, after=page.next)
+    places = [(task.send_ts_ms, task.id) for task in seen]
+    assert places == sorted(set(places), reverse=filter.descending)
+    return seen
+
+
+def test_a_walk_sees_every_lasting_task_once_whatever_others_do(
+    settings: Settings, client: Client
+) -> None:
+    """Lasting ones are far off, or run meanwhile; many share their instant."""
+    clock, ids, rng = SystemClock(), Ids(11), Random(11)
+    store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=settings.shards)
+    now_ms = clock.now_ms()
+    soon = [new_task(ids, send_ts_ms=now_ms + i // 3 * 500, now_ms=now_ms) for i in range(100)]
+    hours = [HOUR_MS, HOUR_MS + 1, 2 * HOUR_MS, 5 * HOUR_MS]
+    later = [
+        new_task(ids, send_ts_ms=now_ms + rng.choice(hours), now_ms=now_ms) for _ in range(200)
+    ]
+    for start in range(0, 200, 100):
+        store.create_many(later[start : start + 100])
+    store.create_many(soon)
+    all_ids, later_ids = {t.id for t in soon + later}, {t.id for t in later}
+    churn = Churn(settings, store, ids)
+    pool = ThreadPoolExecutor(3)
+    others = [
+        pool.submit(churn.run_what_is_due),
+        pool.submit(churn.create_and_delete, 1),
+        pool.submit(churn.create_and_delete, 2),
+    ]
+    try:
+        for limit, descending in itertools.product((7, 50, 1000), (False, True)):
+            everything = TaskFilter(limit=limit, descending=descending)
+            seen = Counter(task.id for task in walk(store, everything))
+            assert {id: seen[id] for id in all_ids} == dict.fromkeys(all_ids, 1)
+            scheduled = replace(SCHEDULED, limit=limit, descending=descending)
+            seen = Counter(task.id for task in walk(store, scheduled))
+            assert {id: seen[id] for id in later_ids} == dict.fromkeys(later_ids, 1)
+    finally:
+        churn.stopped.set()
+        for other in others:
+            other.result()
+        pool.shutdown()
+    assert min(churn.counts[what] for what in ("created", "deleted", "run")) > 20, churn.counts

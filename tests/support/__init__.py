@@ -1,0 +1,1 @@
+"""What tests share: fakes, virtual time, engines, processes."""

@@ -1,0 +1,71 @@
+"""The service as tests of the API see it: a store in memory, and a client of Chalice."""
+
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from chalice.test import Client, HTTPResponse
+
+import app as entry
+from chalicelib.api.service import Api
+from chalicelib.store.memory import MemoryStore, Tables
+from chalicelib.task import Task
+from tests.support.fakes import FakeClock
+from tests.support.hostile_requests import JSON
+
+ROOT = Path(__file__).parent.parent.parent
+NOW_MS = 1_893_456_000_000
+NOW = "2030-01-01T00:00:00.000Z"
+KEYS = [
+    "id", "type", "send_ts", "state", "processor", "attempt", "created_ts", "started_ts",
+    "finished_ts", "lateness_ms", "result", "error",
+]  # fmt: skip
+
+
+class Service:
+    """An Api on a store in memory, and a client that speaks to it through the app."""
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.clock = FakeClock(NOW_MS)
+        self.store = MemoryStore(self.tables)
+        self.api = Api(self.store, self.clock, new_id=lambda: str(uuid.uuid4()))
+        self.http = Client(entry.app, project_dir=str(ROOT)).http
+
+    def create(self, *, key: str | None = None, **fields: Any) -> HTTPResponse:
+        headers = JSON if key is None else {**JSON, "Idempotency-Key": key}
+        body = {"type": "Baz", "send_ts": NOW, **fields}
+        return self.http.post("/task", headers=headers, body=json.dumps(body).encode())
+
+    def created(self, **fields: Any) -> Any:
+        response = self.create(**fields)
+        assert response.status_code == 201, response.body
+        return response.json_body
+
+    def listed(self, query: str = "") -> tuple[list[str], str | None]:
+        response = self.http.get(f"/task?{query}" if query else "/task")
+        assert response.status_code == 200, response.body
+        assert list(response.json_body) == ["tasks", "cursor"]
+        return [task["id"] for task in response.json_body["tasks"]], response.json_body["cursor"]
+
+    def change(self, task_id: str, change: Callable[[Task], Task]) -> Task:
+        self.tables.tasks[task_id] = change(self.tables.tasks[task_id])
+        return self.tables.tasks[task_id]
+
+    def claim(self, task_id: str) -> Task:
+        now_ms = self.clock.now_ms()
+        return self.change(
+            task_id, lambda task: task.claimed(now_ms=now_ms, claim="c", processor="p")
+        )
+
+
+def expect_error(response: HTTPResponse, status: int, type: str) -> Any:
+    """The one shape of every failure; returns its Details."""
+    error = response.json_body
+    assert (response.status_code, error and error.get("Type")) == (status, type), response.body
+    assert list(error) == ["Code", "Message", "Type", "Details"]
+    assert error["Code"] == status
+    assert error["Message"] and isinstance(error["Details"], dict)
+    return error["Details"]

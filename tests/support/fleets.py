@@ -1,0 +1,237 @@
+"""Processors and views on a store that can do only so much, all on the virtual clock."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from chalicelib.clock import Clock
+from chalicelib.config import Settings
+from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.isolation import Isolated
+from chalicelib.processing.processor import Processor
+from chalicelib.store.alternator import requests, time_index
+from chalicelib.store.alternator.queue import AlternatorTaskQueue
+from chalicelib.store.alternator.requests import JsonObject, Request
+from chalicelib.store.alternator.store import PARALLEL_QUERIES
+from chalicelib.store.alternator.time_index import Indexes
+from chalicelib.store.alternator.wire.client import Try
+from chalicelib.store.alternator.wire.gate import Rank
+from chalicelib.store.alternator.wire.transport import VIEWS, Transport
+from chalicelib.store.clock import StoreClock
+from chalicelib.task import Task
+from chalicelib.task_types import Run
+from tests.support.fakes import NOON_MS, Here, Ids, LoopClock, NoWatchdog, new_task
+from tests.support.virtual_store import Costs, VirtualNode, WiredLoop, endpoint, opened
+
+SHARDS = 16
+DUE_S = 10.0
+"""Tasks are due then: by that time all processors know each other."""
+
+
+@dataclass
+class Site:
+    """A store of some nodes, and whoever asks it.
+
+    new_clock: makes the wall clock of each process. lines: what was printed, and when. starts_s:
+    when handlers were started.
+    """
+
+    seed: int = 1
+    node_count: int = 1
+    handler_s: float = 0.0
+    new_clock: Callable[[], Clock] = LoopClock
+    lines: list[tuple[float, str]] = field(default_factory=list)
+    starts_s: list[float] = field(default_factory=list)
+    queues: list[AlternatorTaskQueue] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = Random(self.seed)
+        self.ids = Ids(self.seed)
+        self.nodes: Sequence[VirtualNode] = opened(self.node_count)
+        endpoints = tuple(endpoint(node) for node in self.nodes)
+        self.settings = Settings(endpoints=endpoints, shards=SHARDS)
+
+    @property
+    def tables(self) -> Any:
+        return self.nodes[0].tables
+
+    def add(self, count: int, due_s: float = DUE_S) -> None:
+        indexes = Indexes("", SHARDS)
+        send_ts_ms = NOON_MS + round(due_s * 1000)
+        for _ in range(count):
+            task = new_task(self.ids, send_ts_ms=send_ts_ms, now_ms=NOON_MS)
+            self.tables.put_task(task, indexes)
+
+    def add_evenly(self, a_second: float, over_s: float) -> None:
+        """One by one, from DUE_S on."""
+        for number in range(round(a_second * over_s)):
+            self.add(1, DUE_S + number / a_second)
+
+    def add_one(self) -> Task:
+        """Due long after every run."""
+        task = new_task(self.ids, send_ts_ms=NOON_MS + 1_000_000, now_ms=NOON_MS)
+        self.tables.put_task(task, Indexes("", SHARDS))
+        return task
+
+    def counts(self) -> Counter[str]:
+        return sum((node.counts for node in self.nodes), Counter())
+
+    def tasks(self) -> list[Task]:
+        found: list[Task] = self.tables.tasks()
+        return found
+
+    def done(self, since_s: float, until_s: float) -> int:
+        """Tasks finished in this time, as their records say."""
+        ends_s = [((t.finished_ts_ms or 0) - NOON_MS) / 1000 for t in self.tasks()]
+        return sum(since_s <= end_s < until_s for end_s in ends_s)
+
+    def share(self, since_s: float, until_s: float) -> float:
+        """Of what the store could do then, at two conditional writes a task, on all its nodes."""
+        a_second = 1 / (2 * Costs().conditional_s) * self.node_count
+        return self.done(since_s, until_s) / (until_s - since_s) / a_second
+
+    def burst_share(self) -> float:
+        """The same, of all tasks, from when they were due until the last one was finished."""
+        last_ms = max(task.finished_ts_ms or 0 for task in self.tasks())
+        return self.share(DUE_S, (last_ms - NOON_MS) / 1000 + 0.001)
+
+    def run(self, processors: int, main: Callable[[], Awaitable[None]]) -> None:
+        """Run `main` beside so many processors that started within the first 3 s; then end them."""
+
+        async def both() -> None:
+            stop = asyncio.Event()
+            running = [
+                asyncio.create_task(self._live(number, 3.0 * number / processors, stop))
+                for number in range(processors)
+            ]
+            try:
+                await main()
+            finally:
+                stop.set()
+                await asyncio.gather(*running)
+
+        with asyncio.Runner(loop_factory=lambda: WiredLoop(self.nodes)) as runner:
+            runner.run(both())
+
+    async def until_done(self, limit_s: float) -> None:
+        while any(task.due_at_ms is not None for task in self.tasks()):
+            assert asyncio.get_running_loop().time() < limit_s, self._left()
+            await asyncio.sleep(1)
+
+    def _left(self) -> str:
+        return f"{Counter(task.state.value for task in self.tasks())}, {self.counts()}"
+
+    async def _live(self, number: int, after_s: float, stop: asyncio.Event) -> None:
+        await asyncio.sleep(after_s)
+        clock, rng = StoreClock(self.new_clock()), Random(f"{self.seed} {number}")
+        transport = Transport.open(self.settings, clock, rng=rng)
+        queue = AlternatorTaskQueue(transport, clock, shards=SHARDS, rng=rng)
+        self.queues.append(queue)
+        loop = asyncio.get_running_loop()
+        attempts = Attempts(
+            queue=queue,
+            clock=clock,
+            rng=rng,
+            processor=str(number),
+            emit=lambda line: self.lines.append((loop.time(), line)),
+            bar_url="",
+            handlers={"Baz": self._baz},
+            isolate=self._isolated,
+        )
+        try:
+            await Processor(attempts, self.settings, NoWatchdog(), kind="worker").run(stop)
+        finally:
+            await queue.close()
+
+    async def _baz(self, run: Run) -> str:
+        self.starts_s.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self.handler_s)
+        return f"Baz {run.task.id}"
+
+    async def _isolated(self, run: Run) -> Isolated:
+        return Here(self._baz, run)
+
+
+class Views:
+    """What views ask of a store, with the manners that they have; each call notes how long it took
+    and what it raised."""
+
+    def __init__(self, site: Site) -> None:
+        """Call inside the site's event loop."""
+        self._site = site
+        self._indexes = Indexes("", SHARDS)
+        self._transport = Transport.open(
+            site.settings, LoopClock(), manners=VIEWS, rng=Random(site.seed)
+        )
+        self.took_s: dict[str, list[float]] = {}
+        self.raised: Counter[str] = Counter()
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    async def ask(
+        self, request: Request, rank: Rank = Rank.VIEW, key: str | None = None
+    ) -> JsonObject:
+        how = Try(key=key, attempt=0, timeout_s=8.0, rank=rank, is_repeated=False)
+        return await self._transport.send(request, **how._asdict())
+
+    async def create(self) -> str:
+        now_ms = LoopClock().now_ms()
+        task = new_task(self._site.ids, send_ts_ms=NOON_MS + 1_000_000, now_ms=now_ms)
+        for request in time_index.batches(self._indexes.rows(task)):
+            await self.ask(request)
+        await self.ask(requests.create("tasks", task), key=task.id)
+        return task.id
+
+    async def show(self, task_id: str) -> None:
+        await self.ask(requests.get("tasks", task_id))
+
+    async def list(self) -> None:
+        """Fifty tasks of one hour: the shards, their directories, their buckets, the tasks."""
+        index, wanted = self._indexes.all, requests.query
+        await self.ask(wanted(index.table, "slot", index.root), Rank.LIST)
+        shards = range(SHARDS)
+        await self._many([wanted(index.table, "slot", index.directory(one)) for one in shards])
+        hour = index.bucket_of(NOON_MS)
+        slots = [index.slot(one, hour) for one in shards]
+        pages = await self._many([wanted(index.table, "slot", slot, limit=51) for slot in slots])
+        rows = sorted(row["at"]["S"] for page in pages for row in page["Items"])[:51]
+        keys = [{"id": {"S": row.split("#")[1]}} for row in rows]
+        await self.ask(requests.get_many("tasks", keys))
+
+    async def _many(self, asked: Sequence[Request]) -> Sequence[JsonObject]:
+        """So many side by side as the store of the views has threads."""
+        threads = asyncio.Semaphore(PARALLEL_QUERIES)
+
+        async def one(request: Request) -> JsonObject:
+            async with threads:
+                return await self.ask(request, Rank.LIST)
+
+        return await asyncio.gather(*map(one, asked))
+
+    async def keep_calling(self) -> None:
+        """Each call again half a second after its answer."""
+        task_id = await self.create()
+
+        async def again(name: str, call: Callable[[], Awaitable[Any]]) -> None:
+            while True:
+                await self.timed(name, call())
+                await asyncio.sleep(0.5)
+
+        await asyncio.gather(
+            again("create", self.create),
+            again("show", lambda: self.show(task_id)),
+            again("list", self.list),
+        )
+
+    async def timed(self, name: str, call: Awaitable[Any]) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        try:
+            await call
+        except Exception as error:
+            self.raised[f"{name}: {type(error).__name__}"] += 1
+        self.took_s.setdefault(name, []).append(loop.time() - began_s)

@@ -1,0 +1,80 @@
+"""A worker that knows some badly behaved task types beside the real ones."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sys
+import time
+
+from chalicelib.task_types import Run, handles
+from tests.support.fakes import NativePanic
+from worker.__main__ import main
+
+
+@handles("Endless")
+async def endless(run: Run) -> str:
+    await asyncio.sleep(60)
+    return "never"
+
+
+@handles("Blocking")
+async def blocking(run: Run) -> str:
+    time.sleep(60)  # noqa: TID251 - blocks the event loop, as a bad handler would
+    return "never"
+
+
+@handles("Exiting")
+async def exiting(run: Run) -> str:
+    os._exit(3)
+
+
+@handles("Panicking")
+async def panicking(run: Run) -> str:
+    raise NativePanic("panicked")
+
+
+@handles("Cancelling")
+async def cancelling(run: Run) -> str:
+    for task in asyncio.all_tasks():
+        task.cancel()
+    return "never"
+
+
+@handles("Stopping")
+async def stopping(run: Run) -> str:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(60)
+    return "never"
+
+
+@handles("Orphaning")
+async def orphaning(run: Run) -> str:
+    """In the worker its parent is the supervisor, in a process of its own the fork server."""
+    if run.task.leases_lost:
+        os.kill(os.getppid(), signal.SIGKILL)
+        return "Orphaning"
+    # By then its like have started too: each loses one lease, and this process is replaced once.
+    await asyncio.sleep(1)
+    os._exit(3)
+
+
+@handles("Regicide")
+async def regicide(run: Run) -> str:
+    """Kills the process that holds its lease, wherever it runs."""
+    above = multiprocessing.parent_process()
+    victim = above.pid if run.task.leases_lost and above else os.getpid()
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    await asyncio.sleep(60)
+    return "never"
+
+
+@handles("Printing")
+async def printing(run: Run) -> str:
+    print("a stray line")  # noqa: T201 - what a handler must not do
+    return "Printing"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
