@@ -399,8 +399,9 @@ input()
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_a_signal_to_make_alone_is_seen(number: signal.Signals, tmp_path: Path) -> None:
     code = (
-        "import time; from local.processes import Signals; from tests.support.fakes import FakeClock;"
-        "signals = Signals(FakeClock()); print('started', signals.stopping, flush=True);"
+        "import time; from local.processes import Signals;"
+        "from tests.support.fakes import FakeClock; signals = Signals(FakeClock());"
+        "print('started', signals.stopping, flush=True);"
         "[time.sleep(0.05) for _ in iter(lambda: signals.stopping, True)]; print('seen')"
     )
     (tmp_path / "Makefile").write_text(f'run:\n\t@exec "{sys.executable}" -c "{code}"\n')
