@@ -2,7 +2,7 @@
 
     scheduled ──claim──► running ──complete──► completed
       ▲ ▲                 │  │ └────fail─────► failed ─┐
-      │ └─retry, give back┘  └─claim again             │
+      │ └─retry, release──┘  └─claim again             │
       │                        once the lease is over  │
       └──────────────────run again─────────────────────┘
 
@@ -10,21 +10,29 @@ Everything but a running task under its lease can be deleted.
 """
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import Self
 
-TIMEOUT_S = 5.0
-"""A handler that has not finished this long after its start is cancelled."""
-LEASE_MS = 10_000
-"""How long a claim keeps others away: 2 x timeout."""
-START_WITHIN_S = 3.0
-"""Counted from the claim: a handler that would start later does not start at all."""
-KILL_AFTER_S = 8.5
-"""Counted from the claim: a process in which a handler is still alive then is killed."""
-SETTLE_WITHIN_S = 9.5
-"""Counted from the claim: a settlement still unanswered then is left to the lease."""
+# The names with `as` are imported from here by other rooms still.
+from chalicelib.attempts import KILL_AFTER_S as KILL_AFTER_S
+from chalicelib.attempts import (
+    LAST_OUTCOMES,
+    Attempts,
+    last_lease_lost_ms,
+    start_ms,
+    with_end,
+    with_next,
+    with_start,
+)
+from chalicelib.attempts import LEASE_MS as LEASE_MS
+from chalicelib.attempts import SETTLE_WITHIN_S as SETTLE_WITHIN_S
+from chalicelib.attempts import START_WITHIN_S as START_WITHIN_S
+from chalicelib.attempts import TIMEOUT_S as TIMEOUT_S
+from chalicelib.attempts import Attempt as Attempt
+from chalicelib.attempts import Outcome as Outcome
+
 FAILURES_MAX = 3
 """This many failures (raised, or killed at the timeout) and the task is failed."""
 LOST_LEASES_MAX = 10
@@ -33,16 +41,14 @@ RESTS_FROM_LOST = 3
 """From this many lost leases on, a task rests before it runs again."""
 REST_S = 5.0
 REST_MAX_S = 600.0
-"""How long it rests at first, counted from the end of the last lost lease; it doubles with each
-further one, up to this. So one that takes its processors down with it does so ever less often."""
+"""The first rest, counted from the end of the last lost lease; it doubles with each further one, up
+to the second figure. So a task that kills its processors does so ever less often."""
 BACKOFF_S = 2.0
 """Wait after the first failure; it doubles with each further one."""
 BACKOFF_JITTER = 0.25
 """At most this share is added to a wait, so that tasks which failed together spread."""
 TOMBSTONE_S = 86_400
 """A deleted task is kept this long, so that a late create cannot bring it back."""
-ATTEMPTS_KEPT = 20
-"""A record keeps its first attempts and its last, so many of each; between them a gap shows."""
 
 
 class TaskState(StrEnum):
@@ -59,55 +65,15 @@ VISIBLE = UNFINISHED | FINISHED
 """The states a client can see; a deleted task is no task any more."""
 
 
-class Outcome(StrEnum):
-    """What became of an attempt."""
-
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    RETRIED = "retried"
-    GIVEN_BACK = "given_back"
-    LEASE_LOST = "lease_lost"
-
-
-LAST_OUTCOMES = frozenset({Outcome.COMPLETED, Outcome.FAILED})
-"""No attempt comes after them, unless somebody asks for it."""
-
-
-class Attempt(NamedTuple):
-    """One claim of a task, and what became of it.
-
-    number: counts from 1. started_ts_ms: of the claim, and of the handler once that is known.
-    ended_ts_ms: when it was settled; of a lost lease, when that was over.
-    """
-
-    number: int
-    processor: str
-    started_ts_ms: int
-    ended_ts_ms: int | None = None
-    outcome: Outcome = Outcome.RUNNING
-    error: str | None = None
-
-    def overtaken(self) -> "Attempt":
-        """As it is once another attempt stands behind it: settled, or its lease was lost."""
-        if self.outcome is not Outcome.RUNNING:
-            return self
-        ended_ms = self.started_ts_ms + LEASE_MS
-        return self._replace(ended_ts_ms=ended_ms, outcome=Outcome.LEASE_LOST)
-
-
-def _start(attempts: Iterable[Attempt]) -> int | None:
-    ran = (attempt for attempt in attempts if attempt.outcome is not Outcome.GIVEN_BACK)
-    return next((attempt.started_ts_ms for attempt in ran), None)
-
-
 class IllegalChange(Exception):
     """The task's state does not allow this change."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """One task. Times are milliseconds since the epoch; None means "not yet" or "no longer".
+class TaskRecord:
+    """What is kept of a task, and what follows from it.
+
+    Times are milliseconds since the epoch; None means "not yet" or "no longer".
 
     id: lower-case hyphenated UUID.
     send_ts_ms: when the client wants it run; never changes.
@@ -134,29 +100,7 @@ class Task:
     error: str | None = None
     purge_at_s: int | None = None
     payload: str | None = None
-    attempts: tuple[Attempt, ...] = ()
-
-    @classmethod
-    def new(
-        cls,
-        *,
-        id: str,
-        type: str,
-        send_ts_ms: int,
-        now_ms: int,
-        token: str,
-        payload: str | None = None,
-    ) -> Self:
-        """A task as it is first stored: due at its time, or now if that has passed."""
-        return cls(
-            id=id,
-            type=type,
-            send_ts_ms=send_ts_ms,
-            created_ts_ms=now_ms,
-            due_at_ms=max(send_ts_ms, now_ms),
-            token=token,
-            payload=payload,
-        )
+    attempts: Attempts = ()
 
     @property
     def attempt(self) -> int:
@@ -164,7 +108,7 @@ class Task:
         return self.attempts[-1].number if self.attempts else 0
 
     @property
-    def ended_attempts(self) -> tuple[Attempt, ...]:
+    def ended_attempts(self) -> Attempts:
         return tuple(one for one in self.attempts if one.outcome is not Outcome.RUNNING)
 
     @property
@@ -174,13 +118,13 @@ class Task:
 
     @property
     def started_ts_ms(self) -> int | None:
-        """Start of the latest attempt that was not given back."""
-        return _start(reversed(self.attempts))
+        """Start of the latest attempt that was not released unrun."""
+        return start_ms(reversed(self.attempts))
 
     @property
     def first_started_ts_ms(self) -> int | None:
-        """Start of the first attempt that was not given back."""
-        return _start(self.attempts)
+        """Start of the first attempt that was not released unrun."""
+        return start_ms(self.attempts)
 
     @property
     def finished_ts_ms(self) -> int | None:
@@ -205,18 +149,14 @@ class Task:
     @property
     def rests_until_ms(self) -> int | None:
         """Before this time it should not run, for its last lost lease; None if it may."""
-        lost_ms = [
-            attempt.ended_ts_ms
-            for attempt in self.attempts
-            if attempt.outcome is Outcome.LEASE_LOST and attempt.ended_ts_ms is not None
-        ]
-        if self.leases_lost < RESTS_FROM_LOST or not lost_ms:
+        lost_ms = last_lease_lost_ms(self.attempts)
+        if self.leases_lost < RESTS_FROM_LOST or lost_ms is None:
             return None
-        return max(lost_ms) + round(rest_s(self.leases_lost) * 1000)
+        return lost_ms + round(rest_s(self.leases_lost) * 1000)
 
     @property
     def is_resting(self) -> bool:
-        """Whether it was given back until it has rested."""
+        """Whether it was released until it has rested."""
         return self.state is TaskState.SCHEDULED and self.due_at_ms == self.rests_until_ms
 
     def is_claimable(self, now_ms: int) -> bool:
@@ -227,24 +167,49 @@ class Task:
             return self.is_claimable(now_ms)
         return self.state is not TaskState.DELETED
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task(TaskRecord):
+    """A task and its legal changes. Each returns the changed task, or raises IllegalChange."""
+
+    @classmethod
+    def new(
+        cls,
+        *,
+        id: str,
+        type: str,
+        send_ts_ms: int,
+        now_ms: int,
+        token: str,
+        payload: str | None = None,
+    ) -> Self:
+        """A task as it is first stored: due at its time, or now if that has passed."""
+        return cls(
+            id=id,
+            type=type,
+            send_ts_ms=send_ts_ms,
+            created_ts_ms=now_ms,
+            due_at_ms=max(send_ts_ms, now_ms),
+            token=token,
+            payload=payload,
+        )
+
     def claimed(self, *, now_ms: int, claim: str, processor: str) -> Self:
         """The next attempt, held by `processor` until its lease is over."""
         if not self.is_claimable(now_ms):
             raise IllegalChange(f"{self.state} task due at {self.due_at_ms} claimed at {now_ms}")
-        this = Attempt(self.attempt + 1, processor, now_ms)
         return replace(
             self,
             state=TaskState.RUNNING,
             claim=claim,
-            attempts=(*(earlier.overtaken() for earlier in self.attempts), this),
+            attempts=with_next(self.attempts, processor, now_ms),
             due_at_ms=now_ms + LEASE_MS,
         )
 
     def started(self, now_ms: int) -> Self:
         """The claimed task with the instant at which its handler really started."""
         self._must_run()
-        *earlier, last = self.attempts
-        return replace(self, attempts=(*earlier, last._replace(started_ts_ms=now_ms)))
+        return replace(self, attempts=with_start(self.attempts, now_ms))
 
     def completed(self, result: str, *, now_ms: int) -> Self:
         self._must_run()
@@ -254,18 +219,18 @@ class Task:
             result=result,
             error=None,
             due_at_ms=None,
-            attempts=self._ended(Outcome.COMPLETED, now_ms),
+            attempts=with_end(self.attempts, Outcome.COMPLETED, now_ms),
         )
 
     def failed(self, error: str, *, now_ms: int) -> Self:
-        """Ended for good without a result: too many failures or lost leases."""
+        """Failed for good: too many failures or lost leases."""
         self._must_run()
         return replace(
             self,
             state=TaskState.FAILED,
             error=error,
             due_at_ms=None,
-            attempts=self._ended(Outcome.FAILED, now_ms, error),
+            attempts=with_end(self.attempts, Outcome.FAILED, now_ms, error),
         )
 
     def failed_once(self, error: str, *, now_ms: int, jitter: Callable[[], float]) -> Self:
@@ -283,11 +248,11 @@ class Task:
             state=TaskState.SCHEDULED,
             error=error,
             due_at_ms=now_ms + round(wait_s * 1000),
-            attempts=self._ended(Outcome.RETRIED, now_ms, error),
+            attempts=with_end(self.attempts, Outcome.RETRIED, now_ms, error),
         )
 
     def returned(self, *, now_ms: int, hint_due_ms: int, not_before_ms: int | None = None) -> Self:
-        """Given back without having run: due again at once, or then, no failure counted.
+        """Released unrun: due again at once or at `not_before_ms`; no failure is counted.
 
         hint_due_ms: where the hint that led here lies; the new one must be another row.
         """
@@ -297,7 +262,7 @@ class Task:
             state=TaskState.SCHEDULED,
             given_back=self.given_back + 1,
             due_at_ms=max(now_ms, hint_due_ms + 1, not_before_ms or now_ms),
-            attempts=self._ended(Outcome.GIVEN_BACK, now_ms),
+            attempts=with_end(self.attempts, Outcome.GIVEN_BACK, now_ms),
         )
 
     def retried(self, *, now_ms: int, token: str) -> Self:
@@ -329,15 +294,6 @@ class Task:
             attempts=self.ended_attempts,
             purge_at_s=now_ms // 1000 + TOMBSTONE_S,
         )
-
-    def _ended(
-        self, outcome: Outcome, now_ms: int, error: str | None = None
-    ) -> tuple[Attempt, ...]:
-        """The attempts with the one that runs ended, and no more of them than are kept."""
-        *earlier, last = self.attempts
-        ended = last._replace(ended_ts_ms=now_ms, outcome=outcome, error=error)
-        kept = earlier[:ATTEMPTS_KEPT] + earlier[ATTEMPTS_KEPT:][1 - ATTEMPTS_KEPT :]
-        return (*kept, ended)
 
     def _must_run(self) -> None:
         if self.state is not TaskState.RUNNING:
