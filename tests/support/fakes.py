@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, TypeVar
 
+from chalicelib.clock import SystemClock
 from chalicelib.task import Task
 from chalicelib.task_types import Handler, Run
 
@@ -79,6 +80,13 @@ class FakeClock:
 
     def tick(self, seconds: float) -> None:
         self.elapsed_s += seconds
+
+
+class ClockAhead(SystemClock):
+    """The machine's clock, wrong by a minute."""
+
+    def now_ms(self) -> int:
+        return super().now_ms() + 60_000
 
 
 class LoopClock:
@@ -170,3 +178,8 @@ def new_task(
     ids: Ids, *, send_ts_ms: int = NOON_MS, now_ms: int = NOON_MS, type: str = "Baz"
 ) -> Task:
     return Task.new(id=ids(), type=type, send_ts_ms=send_ts_ms, now_ms=now_ms, token=ids())
+
+
+def run_of(type: str, bar_url: str = "http://127.0.0.1:1/") -> Run:
+    """What a handler of this type is given."""
+    return Run(task=new_task(Ids(), type=type), rng=Random(3), bar_url=bar_url)

@@ -1,0 +1,27 @@
+"""Log lines; how they leave stands in processing/test_output.py."""
+
+import json
+import logging
+
+import pytest
+
+from chalicelib import log
+
+
+def test_log_lines_are_json_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    kept, level = list(root.handlers), root.level
+    try:
+        log.set_up()
+        try:
+            raise ValueError("why")
+        except ValueError:
+            logging.getLogger("part").exception("it %s", "broke", extra={"action": "broken"})
+    finally:
+        root.handlers[:] = kept
+        root.setLevel(level)
+    printed = capsys.readouterr()
+    line = json.loads(printed.err)
+    assert printed.out == ""
+    assert (line["message"], line["action"], line["level"]) == ("it broke", "broken", "error")
+    assert "ValueError: why" in line["exception"]
