@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
+from chalicelib.env import URL_EXPECTED, integer, switch, url
 from chalicelib.errors import InvalidSetting
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,10 +36,10 @@ class LocalSettings:
         """Read the environment; empty is unset. Raises InvalidSetting naming the variable."""
         env = os.environ if env is None else env
         return cls(
-            port=_integer(env, "PORT", 8000, 1, 65535),
-            engine_port=_integer(env, "ENGINE_PORT", 8001, 1, 65535),
-            workers=_integer(env, "WORKERS", 1, 0, 64),
-            tick=_switch(env, "TICK"),
+            port=integer(env, "PORT", 8000, 1, 65535),
+            engine_port=integer(env, "ENGINE_PORT", 8001, 1, 65535),
+            workers=integer(env, "WORKERS", 1, 0, 64),
+            tick=switch(env, "TICK"),
             engine=_engine(env.get("ENGINE") or "auto"),
             data=ROOT / (env.get("DATA") or ".data"),
             scylla_image=env.get("SCYLLA_IMAGE") or SCYLLA_IMAGE,
@@ -60,29 +60,7 @@ class LocalSettings:
         return self
 
 
-def _integer(env: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = env.get(name) or str(default)
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-        raise InvalidSetting(f"{name}={text!r}: expected an integer from {least} to {most}")
-    return int(text)
-
-
-def _switch(env: Mapping[str, str], name: str) -> bool:
-    text = env.get(name) or "on"
-    if text not in ("on", "off"):
-        raise InvalidSetting(f"{name}={text!r}: expected on or off")
-    return text == "on"
-
-
 def _engine(text: str) -> str:
     if text in ENGINES:
         return text
-    try:
-        parts = urlsplit(text)
-        is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url:
-        expected = "auto, embedded, docker or a URL such as http://127.0.0.1:8001"
-        raise InvalidSetting(f"ENGINE={text!r}: expected {expected}")
-    return text.rstrip("/")
+    return url("ENGINE", text, f"auto, embedded, docker or {URL_EXPECTED}").rstrip("/")
