@@ -34,7 +34,7 @@ def test_no_seconds(text: str) -> None:
 
 def test_switch_is_on_or_off() -> None:
     assert [env.switch({"N": text}, "N") for text in ("on", "off")] == [True, False]
-    with pytest.raises(InvalidSetting, match="^N='yes': expected on or off$"):
+    with pytest.raises(InvalidSetting, match=r"^N='yes': expected on or off$"):
         env.switch({"N": "yes"}, "N")
 
 
