@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.wall_clock]
 
 MIX = ("Foo", "Baz", "Baz", "Bar")
 RECOVERY_S = LEASE_MS / 1000 + 2
-ODD = "tests.faults.odd_worker"
+ODD = "tests.support.odd_worker"
 SKEWED = "tests.faults.skewed_worker"
 
 
