@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Self
 
 # The names with `as` are imported from here by other rooms still.
+from chalicelib.attempts import ATTEMPTS_KEPT as ATTEMPTS_KEPT
 from chalicelib.attempts import KILL_AFTER_S as KILL_AFTER_S
 from chalicelib.attempts import (
     LAST_OUTCOMES,

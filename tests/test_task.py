@@ -4,15 +4,12 @@ import uuid
 
 import pytest
 
+from chalicelib.attempts import ATTEMPTS_KEPT, LEASE_MS, Attempt, Outcome
 from chalicelib.task import (
-    ATTEMPTS_KEPT,
     FAILURES_MAX,
-    LEASE_MS,
     LOST_LEASES_MAX,
     TOMBSTONE_S,
-    Attempt,
     IllegalChange,
-    Outcome,
     Task,
     TaskState,
     backoff_s,

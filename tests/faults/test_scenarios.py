@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from chalicelib.attempts import LEASE_MS
 from chalicelib.store.alternator.requests import scan
-from chalicelib.task import FINISHED, LEASE_MS, Task, TaskState
+from chalicelib.task import FINISHED, Task, TaskState
 from local.findings import percentile
 from tests.conftest import free_port, wait_for_port
 from tests.faults import chaos

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chalicelib.attempts import LEASE_MS
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
-from chalicelib.task import LEASE_MS, TaskState
+from chalicelib.task import TaskState
 from tests.support.cluster import Cluster, children_of, is_there
 from tests.support.engine import Engine
 from tests.support.front import HOSTS, front, permission_check
