@@ -22,7 +22,9 @@ from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.requests import Item, Request
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.task import Task
-from local.findings import DEATH, STORE_EVENTS, Death, Event, Evidence, Findings, Slow, judge
+from local.evidence import DEATH, STORE_EVENTS, Death, Event, Evidence, Slow
+from local.findings import Findings
+from local.judge import judge
 
 BEGINNING = '{"event": '
 BREACHES_SHOWN = 20

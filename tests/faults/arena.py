@@ -31,7 +31,8 @@ from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.task import Task
 from local.engine import binary
-from local.findings import DEATH, Event, Findings
+from local.evidence import DEATH, Event
+from local.findings import Findings
 from local.verify import PAGE_ROWS, Ledgers, verify
 from tests.conftest import free_port, wait_for_port
 from tests.faults.plan import Plan

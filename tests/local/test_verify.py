@@ -14,7 +14,9 @@ from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.task import Task
 from local import verify
-from local.findings import Death, Event, Evidence, Findings, judge, percentile
+from local.evidence import Death, Event, Evidence
+from local.findings import Findings, percentile
+from local.judge import judge
 from tests.support.cluster import ROOT, service_env
 from tests.support.fakes import NOON_MS, Ids, new_task
 

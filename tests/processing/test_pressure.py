@@ -15,7 +15,8 @@ from chalicelib.store.contract import NO_PRESSURE, Heartbeat, Hint, Pressure, Re
 from chalicelib.store.memory import MemoryQueue
 from chalicelib.store.ownership import DEAD_LATE_S
 from chalicelib.task import LEASE_MS, Task, TaskState
-from local.findings import Evidence, Slow, judge
+from local.evidence import Evidence, Slow
+from local.judge import judge
 from tests.processing.test_processor import SHARDS, Bench, go, ok, run_for
 from tests.support.fakes import NOON_MS, FakeClock, Ids, new_task, run_virtually
 
