@@ -10,7 +10,7 @@ import errno
 import io
 import re
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -25,12 +25,10 @@ from chalicelib.api import service as api
 from chalicelib.api.parsing import shortened
 from chalicelib.api.service import HttpError
 from chalicelib.clock import Clock, Sleep, SystemClock, pause
+from local.body import LENGTH, PIECE_BYTES, READ_OFF_BYTES_MAX, Body
 from local.crowd import Crowd, connections_max
+from local.input import Dropped, Input
 
-READ_OFF_BYTES_MAX = 64 * 1024 * 1024
-"""So much of an over-long body is read, so that its sender reads our answer and no reset."""
-PIECE_BYTES = 65_536
-LINE_BYTES_MAX = 4096
 HEAD_LINE_BYTES_MAX = 65_536
 IDLE_S = 60.0
 """So long a connection may wait for a request to begin."""
@@ -44,8 +42,6 @@ FULL_PAUSE_S = 0.1
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LENGTH = re.compile(r"[0-9]{1,18}")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
 def mend() -> None:
@@ -111,39 +107,6 @@ class Gateway(local.LocalGateway):
         return self._app_object(event, self._generate_lambda_context())
 
 
-class Dropped(Exception):
-    """The connection had to make way for another one."""
-
-
-class Input(io.RawIOBase):
-    """What comes on a connection, for as long as may be waited for it.
-
-    Raises TimeoutError or Dropped.
-    """
-
-    def __init__(self, connection: socket.socket, server: HttpServer) -> None:
-        self._connection = connection
-        self._server = server
-        self._idle_s = self._until_s = 0.0
-
-    def expect(self, idle_s: float, whole_s: float) -> None:
-        """From now on wait so long for the next bytes, and so long for all of them."""
-        self._idle_s, self._until_s = idle_s, self._server.clock.monotonic_s() + whole_s
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left_s = self._until_s - self._server.clock.monotonic_s()
-        if left_s <= 0:
-            raise TimeoutError
-        self._connection.settimeout(min(self._idle_s, left_s))
-        size = self._connection.recv_into(buffer)
-        if not size and self._server.crowd.was_dropped(self._connection):
-            raise Dropped
-        return size
-
-
 class RequestHandler(BaseHTTPRequestHandler):
     """One connection, in a thread of its own."""
 
@@ -165,7 +128,7 @@ class RequestHandler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
-        self._input = Input(self.connection, self.server)
+        self._input = Input(self.connection, self.server.clock, self.server.crowd)
         self.rfile = self._coming = io.BufferedReader(self._input)
 
     def handle(self) -> None:
@@ -255,7 +218,7 @@ class RequestHandler(BaseHTTPRequestHandler):
     def handle_expect_100(self) -> bool:
         length = self.headers.get("Content-Length", "")
         bytes_max = api.bytes_max(self.path)
-        if _LENGTH.fullmatch(length) and int(length) > bytes_max:
+        if LENGTH.fullmatch(length) and int(length) > bytes_max:
             self._refuse(api.too_large(bytes_max))
             return False
         proceed = super().handle_expect_100()
@@ -317,7 +280,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.close_connection = self._has_unread = True
         self._input.expect(BODY_IDLE_S, BODY_S)
         try:
-            for piece in self._body_pieces():
+            for piece in Body(self.headers, self._coming, bytes_max).pieces():
                 size += len(piece)
                 if size <= bytes_max:
                     kept.append(piece)
@@ -335,51 +298,6 @@ class RequestHandler(BaseHTTPRequestHandler):
             raise api.too_large(bytes_max)
         return b"".join(kept)
 
-    def _body_pieces(self) -> Iterator[bytes]:
-        encodings = self.headers.get_all("Transfer-Encoding", [])
-        lengths = set(self.headers.get_all("Content-Length", ["0"]))
-        if not encodings:
-            return self._counted_pieces(_only_length(lengths))
-        if "Content-Length" in self.headers:
-            raise malformed("Content-Length", ", ".join(lengths), "no Transfer-Encoding beside it")
-        if [encoding.strip().lower() for encoding in encodings] != ["chunked"]:
-            got = ", ".join(encodings)
-            raise HttpError(
-                HTTPStatus.NOT_IMPLEMENTED, f"Transfer-Encoding {shortened(got)!r} is not known."
-            )
-        return self._chunks()
-
-    def _counted_pieces(self, size: int) -> Iterator[bytes]:
-        if size > READ_OFF_BYTES_MAX:
-            raise api.too_large(api.bytes_max(self.path))
-        while size:
-            piece = self.rfile.read(min(size, PIECE_BYTES))
-            if not piece:
-                raise malformed("body", None, f"{size} bytes more")
-            size -= len(piece)
-            yield piece
-
-    def _chunks(self) -> Iterator[bytes]:
-        while size := self._chunk_size():
-            yield from self._counted_pieces(size)
-            if self._line() != b"":
-                raise malformed("body", None, "a chunk of the size it tells")
-        while self._line():
-            pass  # Trailers.
-
-    def _chunk_size(self) -> int:
-        line = self._line()
-        found = _CHUNK_SIZE.fullmatch(line)
-        if found is None:
-            raise malformed("body", repr(line)[2:-1], "the size of a chunk")
-        return int(found[1], 16)
-
-    def _line(self) -> bytes:
-        line = self.rfile.readline(LINE_BYTES_MAX)
-        if not line.endswith(b"\n"):
-            raise malformed("body", None, "a line of the chunked encoding")
-        return line.rstrip(b"\r\n")
-
 
 def full_answer() -> bytes:
     """To whom no place can be made."""
@@ -388,17 +306,3 @@ def full_answer() -> bytes:
     headers = {**response["headers"], "Content-Length": len(body), "Connection": "close"}
     lines = [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join(["HTTP/1.1 503 Service Unavailable", *lines, "", ""]).encode() + body
-
-
-def _only_length(lengths: Collection[str]) -> int:
-    length = ", ".join(sorted(lengths))
-    if not _LENGTH.fullmatch(length):
-        raise malformed("Content-Length", length, "one number of bytes")
-    return int(length)
-
-
-def malformed(field: str, got: str | None, expected: str) -> HttpError:
-    details = {"field": field, "expected": expected}
-    if got is not None:
-        details["got"] = shortened(got)
-    return HttpError(HTTPStatus.BAD_REQUEST, f"{field} cannot be read.", details=details)
