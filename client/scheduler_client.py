@@ -246,32 +246,20 @@ class SchedulerClient:
         key: str | None = None,
     ) -> Any:
         """The JSON of the answer. Sent again after a failure that another try may mend."""
-        headers = {"Accept": "application/json"}
-        data = None
-        if method == "POST":
-            data = json.dumps(body, ensure_ascii=False).encode()
-            headers |= {
-                "Content-Type": "application/json",
-                "Idempotency-Key": key or str(uuid.uuid4()),
-            }
+        url, message = self._base_url + path, _message(method, body, key)
         error: ApiError = Unavailable(None, "NoAnswer", "No try was made.")
         for number in range(1, self._tries + 1):
             answer = None
             try:
                 answer = self._session.request(
-                    method,
-                    self._base_url + path,
-                    params=query,
-                    data=data,
-                    headers=headers,
-                    timeout=self._timeout_s,
+                    method, url, params=query, timeout=self._timeout_s, **message
                 )
                 if answer.ok:
                     return answer.json() if answer.content else None
                 error = _error(answer.status_code, _json(answer))
             except requests.RequestException as failure:
-                message = f"{self._base_url} does not answer: {failure}"
-                error = Unavailable(None, "NoAnswer", message)
+                reason = f"{self._base_url} does not answer: {failure}"
+                error = Unavailable(None, "NoAnswer", reason)
             if method == "DELETE" and number > 1 and isinstance(error, NotFound):
                 return None  # By an earlier try, whose answer was lost.
             if not isinstance(error, Unavailable):
@@ -302,6 +290,16 @@ def rfc3339(time: datetime | str) -> str:
 
 def _path(task_id: str, part: str = "") -> str:
     return f"/task/{quote(task_id, safe='')}{part}"
+
+
+def _message(method: str, body: object, key: str | None) -> dict[str, Any]:
+    """Headers, and the body of a POST. All tries of a call send the same."""
+    headers = {"Accept": "application/json"}
+    if method != "POST":
+        return {"headers": headers}
+    headers["Content-Type"] = "application/json"
+    headers["Idempotency-Key"] = key or str(uuid.uuid4())
+    return {"headers": headers, "data": json.dumps(body, ensure_ascii=False).encode()}
 
 
 def _error(status: int, body: object) -> ApiError:

@@ -41,34 +41,10 @@ class DriverCql:
         """Raises CqlFailed if no node lets us in, InvalidSetting for a CA file without any."""
         # Imported here: it takes a while, and a dry run needs none of it.
         from cassandra import DriverException
-        from cassandra.auth import PlainTextAuthProvider
-        from cassandra.cluster import (
-            EXEC_PROFILE_DEFAULT,
-            Cluster,
-            ExecutionProfile,
-            NoHostAvailable,
-        )
-        from cassandra.policies import RoundRobinPolicy
-        from cassandra.query import dict_factory
+        from cassandra.cluster import NoHostAvailable
 
         logging.getLogger("cassandra").setLevel(logging.CRITICAL)
-        auth = None
-        if options.cql_user:
-            auth = PlainTextAuthProvider(options.cql_user, options.cql_password)
-        profile = ExecutionProfile(
-            load_balancing_policy=RoundRobinPolicy(),
-            row_factory=dict_factory,
-            request_timeout=TIMEOUT_S,
-        )
-        context = tls.trusting(options.ca_file) if options.cql_tls else None
-        cluster = Cluster(
-            list(options.cql_hosts),
-            port=options.cql_port,
-            auth_provider=auth,
-            ssl_context=context,
-            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-            connect_timeout=TIMEOUT_S,
-        )
+        cluster = _cluster(options)
         try:
             return cls(cluster, cluster.connect())
         except (NoHostAvailable, DriverException, OSError) as error:
@@ -98,6 +74,31 @@ class DriverCql:
             words = " ".join(statement.split()[:2])
             raise CqlFailed(f"{words} … failed: {_causes(error)}") from error
         return list(found)
+
+
+def _cluster(options: Options) -> Any:
+    """Not connected yet. Raises InvalidSetting for a CA file without any certificate."""
+    from cassandra.auth import PlainTextAuthProvider
+    from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+    from cassandra.policies import RoundRobinPolicy
+    from cassandra.query import dict_factory
+
+    auth = None
+    if options.cql_user:
+        auth = PlainTextAuthProvider(options.cql_user, options.cql_password)
+    profile = ExecutionProfile(
+        load_balancing_policy=RoundRobinPolicy(),
+        row_factory=dict_factory,
+        request_timeout=TIMEOUT_S,
+    )
+    return Cluster(
+        list(options.cql_hosts),
+        port=options.cql_port,
+        auth_provider=auth,
+        ssl_context=tls.trusting(options.ca_file) if options.cql_tls else None,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        connect_timeout=TIMEOUT_S,
+    )
 
 
 def _causes(error: Exception) -> str:

@@ -61,14 +61,18 @@ def examine(
         mend = "set CQL_USER and CQL_PASSWORD, or --cql-hosts; all below needs CQL"
         yield Finding(f"CQL: {error}", mend)
         return
-    checks: list[Callable[[Options, Cql], Iterator[Finding]]] = [
-        _up, _versions, _racks, _replication, _table_options, _paxos, _large_partitions, _role,
-    ]  # fmt: skip
-    for check in checks:
+    for check in _checks():
         try:
             yield from check(options, session)
         except CqlFailed as error:
             yield Finding(str(error), "this could not be looked at: see what it says")
+
+
+def _checks() -> Sequence[Callable[[Options, Cql], Iterator[Finding]]]:
+    """What is looked at by CQL, in order."""
+    return (
+        _up, _versions, _racks, _replication, _table_options, _paxos, _large_partitions, _role,
+    )  # fmt: skip
 
 
 def _nodes(

@@ -36,6 +36,20 @@ def steps(prefix: str, nodes: int, role: str | None) -> Iterator[Step]:
     yield Step(
         "HTTP", "GET /localnodes", f"{seen}: a table gets its replicas when it is created, for good"
     )
+    yield from _table_steps(prefix)
+    for statement in (topology(), peers()):
+        why = "three racks, so that each holds a replica of everything; both of the same node"
+        yield Step("CQL", statement, why)
+    for table in TABLES:
+        yield Step("CQL", replication(prefix, table), f"{factor_for(nodes)} replicas, verified")
+    for table in INDEXES:
+        yield Step("CQL", describe(prefix, table), "how it keeps tombstones now")
+        yield Step("CQL", alter(prefix, table), _options_reason(table))
+    if role is not None:
+        yield from _role_steps(prefix, role)
+
+
+def _table_steps(prefix: str) -> Iterator[Step]:
     for table in TABLES:
         body = json.dumps(tables.definition(table, prefix))
         yield Step("Alternator", f"CreateTable {body}", _isolation_reason(table))
@@ -57,16 +71,9 @@ def steps(prefix: str, nodes: int, role: str | None) -> Iterator[Step]:
         f"{warm_up.action} {json.dumps(warm_up.body)}",
         "the first conditional write makes the table of Paxos, which can take seconds",
     )
-    for statement in (topology(), peers()):
-        why = "three racks, so that each holds a replica of everything; both of the same node"
-        yield Step("CQL", statement, why)
-    for table in TABLES:
-        yield Step("CQL", replication(prefix, table), f"{factor_for(nodes)} replicas, verified")
-    for table in INDEXES:
-        yield Step("CQL", describe(prefix, table), "how it keeps tombstones now")
-        yield Step("CQL", alter(prefix, table), _options_reason(table))
-    if role is None:
-        return
+
+
+def _role_steps(prefix: str, role: str) -> Iterator[Step]:
     yield Step("CQL", role_exists(role), "a role that is there is left as it is")
     yield Step(
         "CQL", create_role(role, "<random>"), "the service's own; nobody needs this password"

@@ -243,23 +243,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, help: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, parents=[shared])
 
-    create = command("create", "create a task")
-    create.add_argument("type", help="such as Foo")
-    create.add_argument("time", help="RFC 3339 with an offset, or +5s, +500ms, +2m, +1h, +1d, now")
-    create.add_argument("--payload", type=_json_object, metavar="JSON")
-    create.add_argument(
-        "--key",
-        help="Idempotency-Key: the same one gives the same task, also when the time is a delay",
-    )
-
-    listed = command("list", "list tasks by their time")
-    listed.add_argument("--state", action="append", default=[])
-    listed.add_argument("--type", action="append", default=[])
-    listed.add_argument("--since", metavar="TIME", help="as for create")
-    listed.add_argument("--until", metavar="TIME")
-    listed.add_argument("--newest", action="store_true", help="the latest first")
-    listed.add_argument("--limit", type=_count, default=50, metavar="N", help="default 50; 0: all")
-
+    _add_create(command("create", "create a task"))
+    _add_list(command("list", "list tasks by their time"))
     for name, help in (
         ("show", "show a task"),
         ("watch", "follow a task until it is finished"),
@@ -269,6 +254,25 @@ def _parser() -> argparse.ArgumentParser:
     command("retry", "run failed tasks again").add_argument("id", nargs="+")
     command("delete", "delete tasks").add_argument("id", nargs="+")
     return parser
+
+
+def _add_create(create: argparse.ArgumentParser) -> None:
+    create.add_argument("type", help="such as Foo")
+    create.add_argument("time", help="RFC 3339 with an offset, or +5s, +500ms, +2m, +1h, +1d, now")
+    create.add_argument("--payload", type=_json_object, metavar="JSON")
+    create.add_argument(
+        "--key",
+        help="Idempotency-Key: the same one gives the same task, also when the time is a delay",
+    )
+
+
+def _add_list(listed: argparse.ArgumentParser) -> None:
+    listed.add_argument("--state", action="append", default=[])
+    listed.add_argument("--type", action="append", default=[])
+    listed.add_argument("--since", metavar="TIME", help="as for create")
+    listed.add_argument("--until", metavar="TIME")
+    listed.add_argument("--newest", action="store_true", help="the latest first")
+    listed.add_argument("--limit", type=_count, default=50, metavar="N", help="default 50; 0: all")
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
@@ -44,6 +44,14 @@ class Ledgers:
     deaths: list[Death] = field(default_factory=list)
     slow: list[Slow] = field(default_factory=list)
     torn: int = 0
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> Self:
+        """All of them. Raises Unusable."""
+        ledgers = cls()
+        for path in paths:
+            ledgers.read(path)
+        return ledgers
 
     def read(self, path: Path) -> None:
         """Raises Unusable."""
@@ -90,9 +98,7 @@ def verify(
     recovered_within_s: float | None = None,
 ) -> Findings:
     """Read and judge. Raises Unusable."""
-    read = Ledgers()
-    for path in ledgers:
-        read.read(path)
+    read = Ledgers.of(ledgers)
     ids = _ids(acknowledged) if acknowledged else ()
     printed = [line for path in lines for line in _read(path).split("\n")[:-1]] if lines else None
     records = _records(settings, clock)

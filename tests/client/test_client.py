@@ -260,6 +260,12 @@ def test_an_answer_in_another_shape_is_an_error_too(tell: Tell) -> None:
         scheduler.show("x")
 
 
+def test_a_good_answer_that_cannot_be_read_is_asked_for_again(tell: Tell) -> None:
+    scheduler, server, _ = tell((200, b"<html>"), (200, {"id": "i"}))
+    assert scheduler.show("i")["id"] == "i"
+    assert len(server.seen) == 2
+
+
 def test_a_batch_of_which_a_part_was_lost_is_sent_again(tell: Tell) -> None:
     lost = {"status": 503, "error": error_body(503, "StoreUnavailable", id="b")[1]}
     first = {"results": [{"status": 201, "task": {"id": "a"}}, lost]}
