@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from bench import machine, proxy, seed
-from bench.machine import Broken, Engine
+from bench.machine import Broken, Engine, Workers
 from chalicelib.clock import SystemClock
 from chalicelib.store.alternator import requests
 from chalicelib.task import Task, TaskState
@@ -140,33 +140,51 @@ def run(
         maker = seed.Maker(now_ms, maker_seed)
         made = [maker.task(first_ms + round(n * over_s * 1000 / count)) for n in range(count)]
         seed.put(engine.port, engine.settings, made)
-        before_s, after_s = (0.0, SPREAD_AFTER_S) if over_s else (BEFORE_S, AFTER_S)
-        left_s = (first_ms - CLOCK.now_ms()) / 1000 - before_s
-        if left_s < BEFORE_S - before_s:
-            raise Late
-        time.sleep(left_s)
-        pids = workers.pids()
-        worker_s, engine_s = workers.cpu_s(), engine.cpu_s()
-        requests_before = edge.now() if edge else Counter()
+        _wait_for(first_ms, 0.0 if over_s else BEFORE_S)
+        pids, before = workers.pids(), Used.now(workers, engine, edge)
         workers.wait_lines(count, BEFORE_S + over_s + PATIENCE_S)
-        time.sleep(after_s)
-        worker_s, engine_s = workers.cpu_s() - worker_s, engine.cpu_s() - engine_s
-        sent = edge.now() - requests_before if edge else Counter()
+        time.sleep(SPREAD_AFTER_S if over_s else AFTER_S)
+        used = Used.now(workers, engine, edge).since(before)
         peak = max(map(machine.peak_mib, pids))
         workers.end()
     tasks = stored_under(engine, [task.id for task in made])
-    return _outcome(tasks, count, first_ms, worker_s, engine_s, peak, workers.counts, sent)
+    return _outcome(tasks, count, first_ms, used, peak, workers.counts)
+
+
+def _wait_for(first_ms: int, before_s: float) -> None:
+    """Sleep until so long before the first task is due. Raises Late if there is no time left."""
+    left_s = (first_ms - CLOCK.now_ms()) / 1000 - before_s
+    if left_s < BEFORE_S - before_s:
+        raise Late
+    time.sleep(left_s)
+
+
+class Used(NamedTuple):
+    """What was used so far. requests: empty where they are not counted."""
+
+    worker_s: float
+    engine_s: float
+    requests: Counter[str]
+
+    @classmethod
+    def now(cls, workers: Workers, engine: Engine, edge: proxy.Counted | None) -> Self:
+        return cls(workers.cpu_s(), engine.cpu_s(), edge.now() if edge else Counter())
+
+    def since(self, before: Self) -> "Used":
+        return Used(
+            self.worker_s - before.worker_s,
+            self.engine_s - before.engine_s,
+            self.requests - before.requests,
+        )
 
 
 def _outcome(
     tasks: Sequence[Task],
     count: int,
     first_ms: int,
-    worker_s: float,
-    engine_s: float,
+    used: Used,
     peak: float,
     counts: Counter[str],
-    sent: Counter[str],
 ) -> Outcome:
     completed = [task for task in tasks if task.state is TaskState.COMPLETED]
     if len(completed) != count:
@@ -177,11 +195,11 @@ def _outcome(
         rate=count / max(0.001, (finished_ms - first_ms) / 1000),
         lateness_ms=[task.lateness_ms or 0 for task in tasks],
         last_start_ms=max(task.started_ts_ms or 0 for task in tasks) - first_ms,
-        worker_cpu_s=worker_s,
-        engine_cpu_s=engine_s,
+        worker_cpu_s=used.worker_s,
+        engine_cpu_s=used.engine_s,
         peak_mib=peak,
         counts=counts,
-        requests=sent,
+        requests=used.requests,
     )
 
 

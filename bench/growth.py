@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench import drive, machine, proxy, seed
@@ -28,56 +29,68 @@ START_S = 5.0
 DAY_MS = 86_400_000
 
 
+@dataclass
+class Measured:
+    """What was measured beside so many others: one figure a round, `drains` of DRAINS a round."""
+
+    filled_s: float
+    drains: list[Outcome] = field(default_factory=list)
+    polls: list[dict[str, float]] = field(default_factory=list)
+    sweeps: list[float] = field(default_factory=list)
+
+
 def measure(options: Options) -> list[Row]:
     """Engines on files, one a size, that take turns: each as many pending as finished tasks."""
     sizes = [0, SHARE * options.tasks, *([FULL_SIZE] if options.full else [])]
     count = max(1, options.tasks // BURST_SHARE)
-    drains: dict[int, list[Outcome]] = {size: [] for size in sizes}
-    polls: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
-    sweeps: dict[int, list[float]] = {size: [] for size in sizes}
     with ExitStack() as stack:
         folder = stack.enter_context(machine.folder())
         engines = {
             size: stack.enter_context(machine.engine(folder / f"{size}.db")) for size in sizes
         }
-        seconds = {size: _fill(options, engines[size], size) for size in sizes}
+        found = {size: Measured(_fill(options, engines[size], size)) for size in sizes}
         for number in range(options.rounds * DRAINS):
             for size, engine in engines.items():
                 with machine.turn(options.lock):
-                    drains[size].append(_drain(engine, count, number))
+                    found[size].drains.append(_drain(engine, count, number))
         for number in range(options.rounds):
             for size, engine in engines.items():
                 with machine.turn(options.lock):
-                    polls[size].append(_poll(engine))
-                    sweeps[size].append(_sweep(engine, number))
+                    found[size].polls.append(_poll(engine))
+                    found[size].sweeps.append(_sweep(engine, number))
+    sweeps = {size: middle(one.sweeps) for size, one in found.items() if size}
+    return [_drain_row(found), *_poll_rows(found), _sweep_row(sweeps)]
+
+
+def _drain_row(found: Mapping[int, Measured]) -> Row:
+    return _row(
+        "drain, growing",
+        "tasks a second of a burst, file engine",
+        "/s",
+        {size: [o.rate for o in one.drains] for size, one in found.items()},
+        {
+            "worker_us": {str(n): [o.worker_us for o in one.drains] for n, one in found.items()},
+            "engine_us": {str(n): [o.engine_us for o in one.drains] for n, one in found.items()},
+            "filled_s": {str(n): one.filled_s for n, one in found.items()},
+        },
+        more_is_better=True,
+    )
+
+
+def _poll_rows(found: Mapping[int, Measured]) -> list[Row]:
+    def of(key: str) -> dict[int, list[float]]:
+        return {size: [poll[key] for poll in one.polls] for size, one in found.items()}
+
     return [
         _row(
-            "drain, growing",
-            "tasks a second of a burst, file engine",
-            "/s",
-            {size: [o.rate for o in outcomes] for size, outcomes in drains.items()},
-            {
-                "worker_us": {str(n): [o.worker_us for o in outs] for n, outs in drains.items()},
-                "engine_us": {str(n): [o.engine_us for o in outs] for n, outs in drains.items()},
-                "filled_s": {str(n): s for n, s in seconds.items()},
-            },
-            more_is_better=True,
+            "poll cost, growing",
+            "engine CPU of an idle worker",
+            "ms/s",
+            of("engine_ms"),
+            {},
+            of_rounds=min,
         ),
-        *(
-            _row(
-                name,
-                what,
-                unit,
-                {n: [p[key] for p in outs] for n, outs in polls.items()},
-                {},
-                of_rounds=of_rounds,
-            )
-            for name, what, unit, key, of_rounds in (
-                ("poll cost, growing", "engine CPU of an idle worker", "ms/s", "engine_ms", min),
-                ("polls, growing", "requests of an idle worker", "/s", "requests", middle),
-            )
-        ),
-        _sweep_row({size: middle(values) for size, values in sweeps.items() if size}),
+        _row("polls, growing", "requests of an idle worker", "/s", of("requests"), {}),
     ]
 
 

@@ -1,6 +1,7 @@
 """What a fleet costs that has nothing to do, and what a worker holds in memory."""
 
 import time
+from typing import NamedTuple
 
 from bench import machine, proxy, seed
 from bench.drive import CLOCK, Options
@@ -19,27 +20,21 @@ FULL_S = 8.0
 MEMORY_MIB = 150.0
 
 
+class Idle(NamedTuple):
+    """A second of an idle fleet: requests by operation, milliseconds of CPU."""
+
+    requests: dict[str, float]
+    cpu_ms: float
+
+
 def idle(options: Options) -> list[Row]:
     """Requests a second of idle fleets, counted at the store's edge."""
-    rates: dict[int, dict[str, float]] = {}
-    cpu: dict[int, float] = {}
-    for size in FLEETS:
-        with (
-            machine.turn(options.lock),
-            machine.engine() as engine,
-            proxy.counting(engine.port) as edge,
-            machine.workers(engine, size, port=edge.port) as workers,
-        ):
-            time.sleep(SETTLED_S)
-            before, cpu_s, started_s = edge.now(), workers.cpu_s(), time.monotonic()
-            time.sleep(IDLE_S)
-            seconds = time.monotonic() - started_s
-            counts = edge.now() - before
-            rates[size] = {action: count / seconds for action, count in counts.items()}
-            cpu[size] = (workers.cpu_s() - cpu_s) / seconds * 1000
-    totals = {size: sum(by_action.values()) for size, by_action in rates.items()}
+    found = {size: _idle_fleet(options, size) for size in FLEETS}
+    totals = {size: sum(one.requests.values()) for size, one in found.items()}
     least, most = min(FLEETS), max(FLEETS)
-    shown = "; ".join(f"{size}: {totals[size]:.1f}/s, {cpu[size]:.0f} ms CPU/s" for size in FLEETS)
+    shown = "; ".join(
+        f"{size}: {totals[size]:.1f}/s, {found[size].cpu_ms:.0f} ms CPU/s" for size in FLEETS
+    )
     return [
         Row(
             name="idle fleet",
@@ -52,11 +47,27 @@ def idle(options: Options) -> list[Row]:
             yardstick_figure=totals[least],
             note=f"By fleet: {shown}.",
             details={
-                "requests_a_second": {str(size): rate for size, rate in rates.items()},
-                "cpu_ms_a_second": {str(size): ms for size, ms in cpu.items()},
+                "requests_a_second": {str(size): one.requests for size, one in found.items()},
+                "cpu_ms_a_second": {str(size): one.cpu_ms for size, one in found.items()},
             },
         )
     ]
+
+
+def _idle_fleet(options: Options, size: int) -> Idle:
+    with (
+        machine.turn(options.lock),
+        machine.engine() as engine,
+        proxy.counting(engine.port) as edge,
+        machine.workers(engine, size, port=edge.port) as workers,
+    ):
+        time.sleep(SETTLED_S)
+        before, cpu_s, started_s = edge.now(), workers.cpu_s(), time.monotonic()
+        time.sleep(IDLE_S)
+        seconds = time.monotonic() - started_s
+        counts = edge.now() - before
+        requests = {action: count / seconds for action, count in counts.items()}
+        return Idle(requests, (workers.cpu_s() - cpu_s) / seconds * 1000)
 
 
 def memory(options: Options) -> list[Row]:

@@ -1,6 +1,7 @@
 """A burst: how fast, how close to the engine's limit, at what CPU, and with how many requests."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from bench import drive, lean, machine, peers, seed
 from bench.drive import CLOCK, Options, Outcome
@@ -130,8 +131,12 @@ def _against_peers(
     rivals: dict[str, list[peers.PeerOutcome]],
 ) -> list[Row]:
     rate = middle([o.rate for o in ours[best]])
-    details = {str(n): [o.rate for o in outcomes] for n, outcomes in ours.items()}
-    rows = [
+    details: dict[str, Any] = {
+        "ours": {str(n): [o.rate for o in outcomes] for n, outcomes in ours.items()}
+    }
+    if not any(rivals.values()):
+        return [_without_peers(best, rate, details)]
+    return [
         Row(
             name=f"burst, {name}",
             what=f"tasks a second of a burst, in-memory engine, against {name} on Redis",
@@ -142,23 +147,24 @@ def _against_peers(
             yardstick=name,
             yardstick_figure=middle([o.rate for o in outcomes]),
             note=f"Ours with {best} processes, theirs with 2. Redis appends to a file.",
-            details={"ours": details, name: [o.summary() for o in outcomes]},
+            details=details | {name: [o.summary() for o in outcomes]},
         )
         for name, outcomes in rivals.items()
         if outcomes
     ]
-    return rows or [
-        Row(
-            name="burst",
-            what="tasks a second of a burst, in-memory engine",
-            figure=rate,
-            unit="/s",
-            goal="ahead of peers",
-            met=None,
-            note=f"{best} processes. The peers were not measured: PEERS=1 does.",
-            details={"ours": details},
-        )
-    ]
+
+
+def _without_peers(best: int, rate: float, details: dict[str, Any]) -> Row:
+    return Row(
+        name="burst",
+        what="tasks a second of a burst, in-memory engine",
+        figure=rate,
+        unit="/s",
+        goal="ahead of peers",
+        met=None,
+        note=f"{best} processes. The peers were not measured: PEERS=1 does.",
+        details=details,
+    )
 
 
 def _same_instant(ours: Sequence[Outcome], small: Sequence[Outcome]) -> Row:

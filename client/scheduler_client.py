@@ -258,8 +258,7 @@ class SchedulerClient:
                     return answer.json() if answer.content else None
                 error = _error(answer.status_code, _json(answer))
             except requests.RequestException as failure:
-                reason = f"{self._base_url} does not answer: {failure}"
-                error = Unavailable(None, "NoAnswer", reason)
+                error = self._no_answer(failure)
             if method == "DELETE" and number > 1 and isinstance(error, NotFound):
                 return None  # By an earlier try, whose answer was lost.
             if not isinstance(error, Unavailable):
@@ -267,6 +266,9 @@ class SchedulerClient:
             if number < self._tries:
                 self._sleep(_wait_s(number, answer))
         raise error
+
+    def _no_answer(self, failure: Exception) -> Unavailable:
+        return Unavailable(None, "NoAnswer", f"{self._base_url} does not answer: {failure}")
 
 
 def new_task(
