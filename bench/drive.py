@@ -135,11 +135,9 @@ def run(
         edge = stack.enter_context(proxy.counting(engine.port)) if counted else None
         port = edge.port if edge else None
         workers = stack.enter_context(machine.workers(engine, processes, port=port))
-        now_ms = CLOCK.now_ms()
-        first_ms = now_ms + round(lead_s * 1000)
-        maker = seed.Maker(now_ms, maker_seed)
-        made = [maker.task(first_ms + round(n * over_s * 1000 / count)) for n in range(count)]
-        seed.put(engine.port, engine.settings, made)
+        first_ms = CLOCK.now_ms() + round(lead_s * 1000)
+        due_ms = [first_ms + round(n * over_s * 1000 / count) for n in range(count)]
+        made = _seeded(engine, due_ms, maker_seed)
         _wait_for(first_ms, 0.0 if over_s else BEFORE_S)
         pids, before = workers.pids(), Used.now(workers, engine, edge)
         workers.wait_lines(count, BEFORE_S + over_s + PATIENCE_S)
@@ -149,6 +147,13 @@ def run(
         workers.end()
     tasks = stored_under(engine, [task.id for task in made])
     return _outcome(tasks, count, first_ms, used, peak, workers.counts)
+
+
+def _seeded(engine: Engine, due_ms: Sequence[int], maker_seed: int) -> list[Task]:
+    maker = seed.Maker(CLOCK.now_ms(), maker_seed)
+    made = [maker.task(at_ms) for at_ms in due_ms]
+    seed.put(engine.port, engine.settings, made)
+    return made
 
 
 def _wait_for(first_ms: int, before_s: float) -> None:
