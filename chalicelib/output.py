@@ -1,8 +1,8 @@
-"""Output that never holds up who has something to say.
+"""Output that never makes its writer wait.
 
-What is written leaves by a thread of its own, in order, each piece whole: what a write left over
-goes before anything else. While a descriptor takes nothing (a reader that stalls, a full disk),
-pieces wait here. What can never leave, or has no room to wait, is counted.
+A thread of its own writes the pieces in order, each one whole: the rest of a cut write goes first.
+While a descriptor takes nothing (its reader stalls, the disk is full), pieces wait here. A piece
+that can never be written, or finds no room to wait, is counted as lost.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ from threading import Lock, Thread
 
 from chalicelib.clock import Clock, Sleep, pause
 from chalicelib.errors import InvalidSetting
+from chalicelib.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
-TELL_EVERY_S = 30.0
 PIPE_BYTES = 4096
-"""So much is written to a pipe as a whole or not at all (PIPE_BUF)."""
+"""A pipe takes this much as a whole or not at all (PIPE_BUF)."""
 RETRY_S = 0.25
 FLUSH_LOOK_S = 0.005
 GATHER_S = 0.005
 LAST_LINES_S = 0.5
-"""So long the last lines have to leave."""
+"""How long the last lines may take to leave."""
 STALLED_AFTER_S = 0.25
-"""A write under way for longer is held up."""
+"""A write that takes longer is stalled."""
 WORTH_WAITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
-"""Somebody can put an end to these."""
+"""Errors that can pass: the write is tried again."""
 
 _file_locks: dict[tuple[int, int], Lock] = {}
 # A thread that held one did not come along.
@@ -45,7 +45,7 @@ os.register_at_fork(after_in_child=_file_locks.clear)
 class Outlet:
     """One descriptor. Safe for many threads, but not across a fork: there each makes its own.
 
-    room: how many pieces may wait; of None any number. write: as os.write. sleep: waits between two
+    room: how many pieces may wait; None: any number. write: as os.write. sleep: waits between two
     tries of what may succeed later.
     waiting: how many pieces have not left yet. lost: how many had no room or can never be written.
     why: what the last failed write said.
@@ -169,21 +169,20 @@ class Outlet:
 
 
 class Lines:
-    """Prints lines, and says so if they do not leave. Worth waiting for: none is given up as long
-    as it could still leave."""
+    """Prints lines, and logs when they do not leave. A line that can still leave is kept."""
 
     def __init__(self, outlet: Outlet, clock: Clock) -> None:
         self._outlet = outlet
         self._clock = clock
         self._stalled_s: float | None = None
         self._told_lost = 0
-        self._tell_lost_s = -math.inf
+        self._throttle = Throttle()
 
     def __call__(self, line: str) -> None:
         self._outlet.put(f"{line}\n".encode())
 
     def is_held_up(self) -> bool:
-        """Whether no more should be begun whose line would have to leave as well."""
+        """Whether no task should start now, as its line could not leave."""
         return self._outlet.is_stalled
 
     def look(self) -> None:
@@ -199,12 +198,11 @@ class Lines:
             text = "standard output takes no line (%s): no task is claimed until it does"
             extra = {"action": "output_stalled"}
             log.warning(text, self._outlet.why or "a write does not end", extra=extra)
-        if self._outlet.lost > self._told_lost and now_s >= self._tell_lost_s:
-            self._tell_lost_s = now_s + TELL_EVERY_S
+        if self._outlet.lost > self._told_lost and self._throttle.admits(now_s):
             self._tell_lost(self._outlet.lost)
 
     def close(self, timeout_s: float = LAST_LINES_S) -> None:
-        """What waits has so long to leave; what then has not is told, as a count."""
+        """Wait so long for the lines to leave; tell how many have not."""
         self._outlet.flush(timeout_s)
         lost = self._outlet.lost + self._outlet.waiting
         if lost > self._told_lost:
