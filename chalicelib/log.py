@@ -1,7 +1,7 @@
 """Structured logs: one JSON object a line, on stderr.
 
-Every line has a sentence (`message`) and an `action` that machines can key on. Lines of one kind
-beyond ten within ten seconds are summed: a cause gets a line, not each task that it meets.
+Every line has a sentence (`message`) and an `action` that machines can key on. Of one kind, ten
+lines within ten seconds are written; one line then counts the others.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from chalicelib.clock import Clock, SystemClock
 from chalicelib.output import Outlet, TextOutlet
 
 WAITING_MAX = 1_000
-"""So many lines wait for a reader that stalls; later ones are dropped and counted."""
+"""How many lines may wait for a stalled reader; further ones are dropped and counted."""
 FLUSH_WITHIN_S = 0.5
 WHOLE_MAX = 10
 WITHIN_S = 10.0
@@ -66,7 +66,7 @@ class Repeats:
         return False
 
     def summaries(self, *, is_end: bool = False) -> Iterator[logging.LogRecord]:
-        """One record for each kind of which some were held back and whose time is over."""
+        """One record for each kind that had some held back and whose ten seconds are over."""
         now_s = self._clock.monotonic_s()
         for key, kind in list(self._kinds.items()):
             if is_end or now_s - kind.since_s >= WITHIN_S:
@@ -103,7 +103,7 @@ class Handler(logging.StreamHandler[Any]):
                 super().emit(_record(logging.WARNING, __name__, text, action="log_lost"))
 
     def close(self) -> None:
-        """What waits has half a second to leave."""
+        """Wait half a second for the lines that wait."""
         self.look(is_end=True)
         if self._outlet:
             self._outlet.flush(0.0 if self._outlet.is_stalled else FLUSH_WITHIN_S)
@@ -113,7 +113,7 @@ class Handler(logging.StreamHandler[Any]):
 def set_up(outlet: Outlet | None = None, clock: Clock | None = None) -> Handler:
     """Send all logs of this process to stderr, in place of whatever handlers there were.
 
-    outlet: of stderr; then what is printed there takes the same way, and nothing waits for it.
+    outlet: of stderr; if given, what is printed there goes through it too, and nothing waits.
     """
     handler = Handler(clock or SystemClock(), outlet)
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
@@ -123,7 +123,7 @@ def set_up(outlet: Outlet | None = None, clock: Clock | None = None) -> Handler:
 
 
 def set_up_apart(clock: Clock) -> Handler:
-    """The same for a process that must go on whatever becomes of its stderr."""
+    """The same for a process that must not wait for its stderr."""
     return set_up(Outlet(2, clock, WAITING_MAX), clock)
 
 
