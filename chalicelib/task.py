@@ -15,24 +15,17 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 
-# The names with `as` are imported from here by other rooms still.
-from chalicelib.attempts import ATTEMPTS_KEPT as ATTEMPTS_KEPT
-from chalicelib.attempts import KILL_AFTER_S as KILL_AFTER_S
 from chalicelib.attempts import (
     LAST_OUTCOMES,
+    LEASE_MS,
     Attempts,
+    Outcome,
     last_lease_lost_ms,
     start_ms,
     with_end,
     with_next,
     with_start,
 )
-from chalicelib.attempts import LEASE_MS as LEASE_MS
-from chalicelib.attempts import SETTLE_WITHIN_S as SETTLE_WITHIN_S
-from chalicelib.attempts import START_WITHIN_S as START_WITHIN_S
-from chalicelib.attempts import TIMEOUT_S as TIMEOUT_S
-from chalicelib.attempts import Attempt as Attempt
-from chalicelib.attempts import Outcome as Outcome
 
 FAILURES_MAX = 3
 """This many failures (raised, or killed at the timeout) and the task is failed."""

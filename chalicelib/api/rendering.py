@@ -7,7 +7,8 @@ from typing import Any
 
 from chalicelib.api.explain import Explanation
 from chalicelib.api.parsing import rfc3339
-from chalicelib.task import Attempt, Task, TaskState
+from chalicelib.attempts import Attempt
+from chalicelib.task import Task, TaskState
 from chalicelib.task_types import HANDLERS, Handler
 from chalicelib.task_types.payload import schema
 

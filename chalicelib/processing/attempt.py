@@ -14,6 +14,7 @@ from functools import partial
 from random import Random
 from typing import Self
 
+from chalicelib.attempts import KILL_AFTER_S, LEASE_MS, SETTLE_WITHIN_S, START_WITHIN_S, TIMEOUT_S
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
@@ -22,17 +23,7 @@ from chalicelib.processing.handling import CANCELLED, Failure, called, tried
 from chalicelib.processing.isolation import HandlerDied, Isolated, IsolatedProcess
 from chalicelib.processing.ledger import Record, no_record
 from chalicelib.store.contract import Hint, Refused, TaskQueue
-from chalicelib.task import (
-    FINISHED,
-    KILL_AFTER_S,
-    LEASE_MS,
-    LOST_LEASES_MAX,
-    SETTLE_WITHIN_S,
-    START_WITHIN_S,
-    TIMEOUT_S,
-    Task,
-    TaskState,
-)
+from chalicelib.task import FINISHED, LOST_LEASES_MAX, Task, TaskState
 from chalicelib.task_types import HANDLERS, Handler, Run
 
 log = logging.getLogger(__name__)

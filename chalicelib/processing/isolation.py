@@ -14,8 +14,9 @@ from multiprocessing.context import ForkServerProcess
 from random import Random
 from typing import Any, Protocol, Self
 
+from chalicelib.attempts import TIMEOUT_S
 from chalicelib.processing.handling import HandlerFailed, called, failure_of, tried
-from chalicelib.task import TIMEOUT_S, Task
+from chalicelib.task import Task
 from chalicelib.task_types import HANDLERS, Run
 
 _processes = multiprocessing.get_context("forkserver")

@@ -15,6 +15,7 @@ from functools import partial
 from random import Random
 from typing import Protocol
 
+from chalicelib.attempts import KILL_AFTER_S, LEASE_MS
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable, UnreadableTask
@@ -24,7 +25,7 @@ from chalicelib.processing.attempt import Again, Attempts
 from chalicelib.processing.store_watch import StoreWatch
 from chalicelib.store import ownership
 from chalicelib.store.contract import Heartbeat, Hint, TaskQueue
-from chalicelib.task import KILL_AFTER_S, LEASE_MS, TaskState, shard_of
+from chalicelib.task import TaskState, shard_of
 
 log = logging.getLogger(__name__)
 

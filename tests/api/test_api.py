@@ -22,12 +22,13 @@ from chalicelib import errors
 from chalicelib.api import parsing
 from chalicelib.api import service as api
 from chalicelib.api.service import Api
+from chalicelib.attempts import LEASE_MS
 from chalicelib.config import Settings
 from chalicelib.processing import tick
 from chalicelib.store.alternator import outcome
 from chalicelib.store.contract import Heartbeat, Pressure
 from chalicelib.store.memory import MemoryStore, Tables
-from chalicelib.task import LEASE_MS, Task, TaskState
+from chalicelib.task import Task, TaskState
 from chalicelib.task_types import HANDLERS
 from tests.support.api_service import KEYS, NOW, NOW_MS, ROOT, Service, expect_error
 from tests.support.hostile_requests import HOSTILE, JSON, Hostile

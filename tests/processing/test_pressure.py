@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from chalicelib.api.explain import Reason, explain
+from chalicelib.attempts import LEASE_MS
 from chalicelib.errors import StoreBusy, StoreUnavailable
 from chalicelib.processing.fleet import FRESH_LATE_S, Fleet
 from chalicelib.processing.store_watch import TELL_AFTER_S, StoreWatch
 from chalicelib.store.contract import NO_PRESSURE, Heartbeat, Hint, Pressure, Refused
 from chalicelib.store.memory import MemoryQueue
 from chalicelib.store.ownership import DEAD_LATE_S
-from chalicelib.task import LEASE_MS, Task, TaskState
+from chalicelib.task import Task, TaskState
 from local.evidence import Evidence, Slow
 from local.judge import judge
 from tests.processing.test_processor import SHARDS, Bench, go, ok, run_for

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from chalicelib.attempts import LEASE_MS, Attempt
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
 from chalicelib.processing.attempt import Attempts
@@ -18,7 +19,7 @@ from chalicelib.processing.ledger import Record, no_record
 from chalicelib.processing.processor import Grace, LoopEnded, Processor
 from chalicelib.store.contract import Heartbeat, Hint, HintPage, Refused
 from chalicelib.store.memory import MemoryQueue, MemoryStore, Tables, put_rows
-from chalicelib.task import LEASE_MS, LOST_LEASES_MAX, Attempt, Task, TaskState
+from chalicelib.task import LOST_LEASES_MAX, Task, TaskState
 from chalicelib.task_types import Handler, Run
 from tests.support.fakes import (
     NOON_MS,

@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
+from chalicelib.attempts import LEASE_MS
 from chalicelib.config import Settings
 from chalicelib.processing.attempt import Attempts
 from chalicelib.processing.isolation import Isolated
 from chalicelib.processing.processor import Processor
 from chalicelib.store.contract import Heartbeat, Hint, HintPage, Refused
 from chalicelib.store.memory import MemoryQueue, MemoryStore, Tables
-from chalicelib.task import FINISHED, LEASE_MS, Task, TaskState
+from chalicelib.task import FINISHED, Task, TaskState
 from chalicelib.task_types import Run
 from tests.support.fakes import Here, Ids, LoopClock, NoWatchdog, new_task, run_virtually
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
+from chalicelib.attempts import LEASE_MS, Attempt, Outcome
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import (
@@ -33,7 +34,7 @@ from chalicelib.store.alternator.time_index import Announced, Indexes
 from chalicelib.store.alternator.wire.client import Client, TransportThread
 from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Hint, Refused, TaskFilter
-from chalicelib.task import LEASE_MS, Attempt, Outcome, Task, TaskState, shard_of
+from chalicelib.task import Task, TaskState, shard_of
 from tests.support.engine import Engine
 from tests.support.fakes import NOON_MS, FakeClock, Ids, new_task
 from tests.support.front import HOSTS, Front, front

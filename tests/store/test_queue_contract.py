@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from chalicelib.attempts import ATTEMPTS_KEPT, LEASE_MS, Attempt, Outcome
 from chalicelib.store.contract import Heartbeat, Hint, Refused, TaskFilter
-from chalicelib.task import ATTEMPTS_KEPT, LEASE_MS, Attempt, Outcome, Task, TaskState, shard_of
+from chalicelib.task import Task, TaskState, shard_of
 from tests.conftest import QueueKit
 from tests.support.fakes import NOON_MS, new_task
 

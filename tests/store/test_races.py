@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.attempts import LEASE_MS
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import TaskNotFailed, TaskNotFound, TaskRunning
@@ -22,7 +23,7 @@ from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.store.contract import Hint, TaskFilter
-from chalicelib.task import LEASE_MS, UNFINISHED, Task, TaskState
+from chalicelib.task import UNFINISHED, Task, TaskState
 from tests.support.engine import Engine
 from tests.support.fakes import Ids, new_task
 

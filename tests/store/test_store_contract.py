@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from chalicelib.attempts import LEASE_MS
 from chalicelib.errors import TaskExists, TaskNotFailed, TaskNotFound, TaskRunning
 from chalicelib.store.contract import PAGE_PAYLOAD_CHARS, Heartbeat, Hint, Position, TaskFilter
-from chalicelib.task import LEASE_MS, Task, TaskState
+from chalicelib.task import Task, TaskState
 from tests.conftest import QueueKit, StoreKit
 from tests.support.fakes import NOON_MS, new_task
 

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from chalicelib.attempts import LEASE_MS
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
@@ -25,7 +26,7 @@ from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.store.contract import Hint, Position, TaskFilter, TaskQueue, TaskStore
 from chalicelib.store.memory import MemoryQueue, MemoryStore, Tables
-from chalicelib.task import FINISHED, LEASE_MS, VISIBLE, Task
+from chalicelib.task import FINISHED, VISIBLE, Task
 from tests.support.fakes import NOON_MS, FakeClock, Ids, new_task
 from tests.support.profile import CheckedTransport
 

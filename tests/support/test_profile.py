@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from chalicelib.attempts import LEASE_MS
 from chalicelib.config import Settings
 from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.requests import Request
 from chalicelib.store.alternator.wire.client import Client
-from chalicelib.task import LEASE_MS
 from tests.support.fakes import NOON_MS, Ids, new_task
 from tests.support.profile import OutsideProfile, check
 

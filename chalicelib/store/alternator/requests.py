@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, get_args
 
 import orjson
 
+from chalicelib.attempts import LEASE_MS, Attempt, Outcome
 from chalicelib.errors import UnreadableTask
 from chalicelib.store.contract import Heartbeat
-from chalicelib.task import LEASE_MS, TOMBSTONE_S, Attempt, Outcome, Task, TaskState
+from chalicelib.task import TOMBSTONE_S, Task, TaskState
 
 JsonObject = dict[str, Any]
 Item = Mapping[str, Mapping[str, Any]]
