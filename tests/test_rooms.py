@@ -6,11 +6,11 @@ The checkers take sources, so that a planted breach can show that they find one.
 import ast
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from local.settings import ROOT
+
 FOLDERS = ("bench", "chalicelib", "client", "deploy", "local", "worker")
 OURS = frozenset({*FOLDERS, "app", "tests"})
 

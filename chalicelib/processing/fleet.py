@@ -7,7 +7,7 @@ from chalicelib.store.contract import Heartbeat
 from chalicelib.store.ownership import DEAD_LATE_S
 
 FRESH_LATE_S = 0.6
-"""One that is less late is most likely there."""
+"""A processor whose next heartbeat is less late than this is most likely there."""
 BLIND_S = 3.0
 """A look that took longer than this was none."""
 FORGET_AFTER_S = 60.0

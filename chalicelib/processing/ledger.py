@@ -7,17 +7,15 @@ machine's monotonic clock (`at_s`).
 
 import json
 import logging
-import math
 import os
 from typing import Any, Protocol
 
 from chalicelib.clock import Clock
 from chalicelib.errors import InvalidSetting
 from chalicelib.task import Task
+from chalicelib.throttle import Throttle
 
 log = logging.getLogger(__name__)
-
-TELL_EVERY_S = 30.0
 
 
 class Record(Protocol):
@@ -49,7 +47,7 @@ class Ledger:
         self._path = path
         self._clock = clock
         self._pid = os.getpid()
-        self._told_s = -math.inf
+        self._throttle = Throttle()
         # A pipe that nobody empties must not hold up anybody.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -79,9 +77,7 @@ class Ledger:
 
     def _miss(self, why: str | None) -> None:
         self.lost += 1
-        now_s = self._clock.monotonic_s()
-        if now_s >= self._told_s + TELL_EVERY_S:
-            self._told_s = now_s
+        if self._throttle.admits(self._clock.monotonic_s()):
             text = "%d events could not be written to the ledger %s (%s)"
             extra = {"action": "ledger_lost", "events": self.lost}
             log.warning(text, self.lost, self._path, why, extra=extra)

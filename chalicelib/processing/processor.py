@@ -26,6 +26,7 @@ from chalicelib.processing.store_watch import StoreWatch
 from chalicelib.store import ownership
 from chalicelib.store.contract import Heartbeat, Hint, TaskQueue
 from chalicelib.task import TaskState, shard_of
+from chalicelib.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,6 @@ SLOW_FOR_S = 10.0
 BEHIND_MS = 500
 """Ready for longer than this and not started, while all places are taken: that is a backlog."""
 LEAVE_ALONE_S = 30.0
-TELL_INTERVAL_S = 30.0
 SWEEP_INTERVAL_MS = 60_000
 SWEEP_SEGMENTS = 60
 """One a minute: every task is seen once an hour."""
@@ -163,7 +163,7 @@ class Processor:
         self._timer: asyncio.TimerHandle | None = None
         self._is_slow = False
         self._reported: set[str] = set()
-        self._tell_again_s = -math.inf
+        self._throttle = Throttle()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -605,9 +605,7 @@ class Processor:
 
     def _tell_now_and_then(self, error: StoreUnavailable) -> None:
         """A store that is away is away for every loop, and for long."""
-        now_s = self._clock.monotonic_s()
-        if now_s >= self._tell_again_s:
-            self._tell_again_s = now_s + TELL_INTERVAL_S
+        if self._throttle.admits(self._clock.monotonic_s()):
             log.warning("the store: %s", error, extra={"action": "store_unavailable"})
 
     def _report_once(self, about: str, text: str) -> None:

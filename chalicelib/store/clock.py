@@ -14,6 +14,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from chalicelib.clock import Clock
+from chalicelib.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ FOLLOW_MS = 5.0
 HEARD_WITHIN_S = 120.0
 """A node that told nothing for so long has no vote."""
 TELL_MS = 100
-TELL_INTERVAL_S = 30.0
 SURE_MS = 60.0
 """Known within this, a node's clock needs no look of its own."""
 
@@ -48,7 +48,7 @@ class StoreClock:
         self._nodes: dict[str, NodeTime] = {}
         self._known: _Known | None = None
         self._is_off = False
-        self._tell_again_s = -math.inf
+        self._throttle = Throttle()
 
     @classmethod
     def over(cls, clock: Clock) -> "StoreClock":
@@ -108,14 +108,15 @@ class StoreClock:
         return offset_ms if most_ms < low_ms else min(offset_ms, most_ms)
 
     def _tell(self, off_ms: int, now_s: float) -> None:
-        if abs(off_ms) > TELL_MS and now_s >= self._tell_again_s:
-            self._is_off, self._tell_again_s = True, now_s + TELL_INTERVAL_S
+        if abs(off_ms) > TELL_MS and self._throttle.admits(now_s):
+            self._is_off = True
             side = "ahead of" if off_ms > 0 else "behind"
             text = "this machine's clock is at least %d ms %s the store's; it is corrected"
             extra = {"action": "clock_off", "offset_ms": off_ms}
             log.warning(text, abs(off_ms), side, extra=extra)
         elif self._is_off and off_ms == 0:
-            self._is_off, self._tell_again_s = False, -math.inf
+            self._is_off = False
+            self._throttle.reset()
             text = "this machine's clock may agree with the store's again"
             log.info(text, extra={"action": "clock_agrees"})
 

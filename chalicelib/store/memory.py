@@ -1,4 +1,4 @@
-"""The store in memory, for tests and simulation: the contract of `contract` in dicts.
+"""The store in memory, for tests and simulation: `contract.py` in dicts.
 
 It keeps the same rows as the real one (tasks, hints, timeline), so that a crash between two
 writes leaves here what it leaves there.

@@ -30,7 +30,8 @@ from chalicelib.store.contract import Heartbeat, Pressure
 from chalicelib.store.memory import MemoryStore, Tables
 from chalicelib.task import Task, TaskState
 from chalicelib.task_types import HANDLERS
-from tests.support.api_service import KEYS, NOW, NOW_MS, ROOT, Service, expect_error
+from local.settings import ROOT
+from tests.support.api_service import KEYS, NOW, NOW_MS, Service, expect_error
 from tests.support.hostile_requests import HOSTILE, JSON, Hostile
 
 

@@ -15,8 +15,9 @@ import requests
 from chalicelib.config import Settings
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.contract import TaskFilter
+from local.settings import ROOT
 from tests.conftest import free_port, wait_for_port
-from tests.support.cluster import ROOT, service_env
+from tests.support.cluster import service_env
 from tests.support.fakes import FakeClock
 
 KEYS = 1_000

@@ -16,9 +16,8 @@ import app as entry
 from chalicelib import errors
 from chalicelib.api import service as api
 from chalicelib.task_types import HANDLERS
+from local.settings import ROOT
 from tests.support.local_server import served
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture

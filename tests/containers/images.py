@@ -11,7 +11,8 @@ from pathlib import Path
 import pip
 
 from local.engine import binary
-from tests.containers.kit import ROOT, Docker
+from local.settings import ROOT
+from tests.containers.kit import Docker
 
 DOCKERFILE = (ROOT / "worker" / "Dockerfile").read_text()
 BASE_PACKAGES = (

@@ -16,8 +16,8 @@ from threading import Event
 from typing import Any
 
 from chalicelib.clock import SystemClock
+from local.settings import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 CLOCK = SystemClock()
 PR_SET_PDEATHSIG = 1
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from local.settings import SCYLLA_IMAGE
+from local.settings import ROOT, SCYLLA_IMAGE
 from tests.containers.images import Built, default_base
-from tests.containers.kit import CLOCK, ROOT, Docker, wait_for
+from tests.containers.kit import CLOCK, Docker, wait_for
 
 pytestmark = [pytest.mark.docker, pytest.mark.wall_clock]
 

@@ -15,8 +15,8 @@ import pytest
 
 import app as entry
 from chalicelib.api import service as api
+from local.settings import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 MERGED = ROOT / "deploy" / "gateway_responses.json"
 RESPONSES: dict[str, Any] = json.loads(MERGED.read_text(encoding="utf-8"))["Resources"]["RestAPI"][
     "Properties"

@@ -26,8 +26,8 @@ from deploy.cql import CqlFailed, DriverCql, Row
 from deploy.nodes import Nodes
 from deploy.options import Options
 from deploy.provision import Unprovisioned
+from local.settings import ROOT
 from tests.conftest import free_port
-from tests.support.cluster import ROOT
 from tests.support.engine import Engine
 from tests.support.front import HOSTS, Front, front
 

@@ -33,10 +33,11 @@ from chalicelib.task import Task
 from local.engine import binary
 from local.evidence import DEATH, Event
 from local.findings import Findings
+from local.settings import ROOT
 from local.verify import PAGE_ROWS, Ledgers, verify
 from tests.conftest import free_port, wait_for_port
 from tests.faults.plan import Plan
-from tests.support.cluster import ROOT, Cluster, children_of
+from tests.support.cluster import Cluster, children_of
 
 CLIENTS = 16
 BUSY_S = 30.0

@@ -16,11 +16,11 @@ import pytest
 import requests
 
 from local.findings import percentile
+from local.settings import ROOT
 from tests.conftest import free_port, wait_for_port
 from tests.faults.arena import Arena, say
 from tests.faults.slow_proxy import CONDITIONAL_S
 from tests.faults.test_scenarios import api, wait
-from tests.support.cluster import ROOT
 
 pytestmark = [pytest.mark.faults, pytest.mark.wall_clock, pytest.mark.alone]
 

@@ -17,7 +17,8 @@ from local import verify
 from local.evidence import Death, Event, Evidence
 from local.findings import Findings, percentile
 from local.judge import judge
-from tests.support.cluster import ROOT, service_env
+from local.settings import ROOT
+from tests.support.cluster import service_env
 from tests.support.fakes import NOON_MS, Ids, new_task
 
 if TYPE_CHECKING:

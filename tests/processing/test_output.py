@@ -17,7 +17,7 @@ from chalicelib import log
 from chalicelib.clock import SystemClock
 from chalicelib.output import STALLED_AFTER_S, Lines, Outlet, TextOutlet
 from chalicelib.processing.ledger import Ledger
-from tests.support.cluster import ROOT
+from local.settings import ROOT
 from tests.support.fakes import FakeClock
 from worker.life import Life
 

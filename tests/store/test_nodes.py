@@ -31,8 +31,9 @@ from chalicelib.store.alternator.wire.nodes import TIME_LOOKS
 from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Hint
 from chalicelib.task import Task
+from local.settings import ROOT
 from tests.support.api_service import expect_error
-from tests.support.cluster import ROOT, service_env
+from tests.support.cluster import service_env
 from tests.support.engine import Engine
 from tests.support.fakes import Ids, new_task
 from tests.support.front import HOSTS, Front, front, signature_check

@@ -3,7 +3,6 @@
 import json
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from chalice.test import Client, HTTPResponse
@@ -12,10 +11,10 @@ import app as entry
 from chalicelib.api.service import Api
 from chalicelib.store.memory import MemoryStore, Tables
 from chalicelib.task import Task
+from local.settings import ROOT
 from tests.support.fakes import FakeClock
 from tests.support.hostile_requests import JSON
 
-ROOT = Path(__file__).parent.parent.parent
 NOW_MS = 1_893_456_000_000
 NOW = "2030-01-01T00:00:00.000Z"
 KEYS = [

@@ -14,8 +14,7 @@ from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.task import FINISHED, Task
-
-ROOT = Path(__file__).parent.parent.parent
+from local.settings import ROOT
 
 
 @dataclass

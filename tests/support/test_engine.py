@@ -17,9 +17,9 @@ from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.tables import TABLES
 from chalicelib.store.alternator.wire.client import Client
+from local.settings import ROOT
 from tests.conftest import embedded_engine, free_port
 from tests.support import engine as engines
-from tests.support.cluster import ROOT
 from tests.support.engine import Engine
 from tests.support.fakes import FakeClock, Ids, new_task
 from tests.support.front import HOSTS, front, signature_check

@@ -16,7 +16,8 @@ from chalicelib.config import Settings
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.task import TaskState
-from tests.support.cluster import ROOT, Cluster
+from local.settings import ROOT
+from tests.support.cluster import Cluster
 
 pytestmark = pytest.mark.wall_clock
 
