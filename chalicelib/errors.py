@@ -17,10 +17,18 @@ SchedulerError
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from chalicelib.task import Task
+
+GOT_CHARS_MAX = 100
+
+
+def shortened(text: str) -> str:
+    """For an error message: not too long, and possible to write in UTF-8."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= GOT_CHARS_MAX else text[: GOT_CHARS_MAX - 1] + "…"
 
 
 class SchedulerError(Exception):
@@ -33,6 +41,15 @@ class SchedulerError(Exception):
 
 class InvalidRequest(SchedulerError):
     """The request is not valid."""
+
+    @classmethod
+    def of(
+        cls, message: str, field: str, got: str | None = None, expected: str | None = None
+    ) -> Self:
+        """What is wrong with this field, with what came and what was expected, if that is known."""
+        details = {"field": field, "got": got, "expected": expected}
+        known = {name: shortened(text) for name, text in details.items() if text is not None}
+        return cls(message, **known)
 
 
 class TaskNotFound(SchedulerError):

@@ -7,8 +7,8 @@ from http import HTTPStatus
 from io import BufferedIOBase
 
 from chalicelib.api import service as api
-from chalicelib.api.parsing import shortened
 from chalicelib.api.service import HttpError
+from chalicelib.errors import shortened
 
 READ_OFF_BYTES_MAX = 64 * 1024 * 1024
 """So much of an over-long body is read, so that its sender reads our answer and no reset."""

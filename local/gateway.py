@@ -22,9 +22,9 @@ from chalice.config import Config
 
 from chalicelib import log
 from chalicelib.api import service as api
-from chalicelib.api.parsing import shortened
 from chalicelib.api.service import HttpError
 from chalicelib.clock import Clock, Sleep, SystemClock, pause
+from chalicelib.errors import shortened
 from local.body import LENGTH, PIECE_BYTES, READ_OFF_BYTES_MAX, Body
 from local.crowd import Crowd, connections_max
 from local.input import Dropped, Input

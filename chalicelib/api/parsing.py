@@ -5,7 +5,6 @@ expected. Nothing here knows HTTP's mechanics: a body is bytes, a query maps nam
 """
 
 import base64
-import datetime
 import hashlib
 import json
 import re
@@ -14,32 +13,26 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
-from chalicelib.errors import InvalidRequest
+from chalicelib import times
+from chalicelib.errors import GOT_CHARS_MAX, InvalidRequest, shortened
 from chalicelib.store.contract import Position, TaskFilter
 from chalicelib.task import VISIBLE
 from chalicelib.task_types import HANDLERS, payload
 
 LIMIT_MAX = 1000
 KEY_CHARS_MAX = 255
-GOT_CHARS_MAX = 100
 CURSOR_CHARS_MAX = 512
 BATCH_MAX = 100
-PAYLOAD_BYTES_MAX = 32_768
 
-TIME_EXPECTED = "an RFC 3339 time with an offset, such as 2030-01-31T12:00:00Z"
 _BODY = "a JSON object"
 _BATCH = f"an array of 1 to {BATCH_MAX} tasks"
 _FIELDS = ("type", "send_ts", "payload")
 _PARAMETERS = ("state", "type", "since", "until", "limit", "cursor", "order")
-_TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))",
-    re.ASCII,
-)
 _TASK_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _LIMIT = re.compile(r"[1-9][0-9]{0,3}")
-_EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - UTC throughout, and years beyond 9999 fail
-_MILLISECOND = datetime.timedelta(milliseconds=1)
+
+_refused = InvalidRequest.of
 
 T = TypeVar("T")
 
@@ -85,7 +78,7 @@ def new_tasks(body: bytes) -> Sequence[NewTask | InvalidRequest]:
         raise _refused("tasks is missing.", "tasks", expected=_BATCH)
     tasks = fields["tasks"]
     if not isinstance(tasks, list):
-        raise _refused("tasks must be an array.", "tasks", _shown(tasks), _BATCH)
+        raise _refused("tasks must be an array.", "tasks", payload.shown(tasks), _BATCH)
     if not 1 <= len(tasks) <= BATCH_MAX:
         raise _refused("So many tasks are no batch.", "tasks", f"{len(tasks)} tasks", _BATCH)
     return [_new_task_or_error(task) for task in tasks]
@@ -94,7 +87,7 @@ def new_tasks(body: bytes) -> Sequence[NewTask | InvalidRequest]:
 def _new_task_or_error(task: object) -> NewTask | InvalidRequest:
     try:
         if not isinstance(task, dict):
-            raise _refused("A task must be a JSON object.", "task", _shown(task), _BODY)
+            raise _refused("A task must be a JSON object.", "task", payload.shown(task), _BODY)
         return _new_task(task)
     except InvalidRequest as error:
         return error
@@ -105,44 +98,15 @@ def _new_task(fields: Mapping[str, Any]) -> NewTask:
     task_type = _one_of("type", _string(fields, "type", "a task type"), HANDLERS)
     return NewTask(
         type=task_type,
-        send_ts_ms=time_ms("send_ts", _string(fields, "send_ts", TIME_EXPECTED)),
+        send_ts_ms=time_ms("send_ts", _string(fields, "send_ts", times.TIME_EXPECTED)),
         payload=_payload(fields, task_type),
     )
 
 
 def _payload(fields: Mapping[str, Any], task_type: str) -> str | None:
-    """The text of the payload, if its handler takes it."""
-    given = fields.get("payload", {})
-    if not isinstance(given, dict):
-        raise _refused("payload must be a JSON object.", "payload", _shown(given), _BODY)
-    try:
-        text = payload.text_of(given)
-    except ValueError as error:
-        expected = "JSON that every reader can read"
-        raise _refused(f"payload cannot be used: {error}.", "payload", expected=expected) from None
-    size = len(text.encode())
-    if size > PAYLOAD_BYTES_MAX:
-        expected = f"at most {PAYLOAD_BYTES_MAX} bytes"
-        raise _refused("payload is too large.", "payload", f"{size} bytes", expected)
-    _must_fit(given, task_type)
+    """The text of the payload, if one was given."""
+    text = payload.checked(fields.get("payload", {}), task_type, HANDLERS[task_type])
     return text if "payload" in fields else None
-
-
-def _must_fit(given: Mapping[str, Any], task_type: str) -> None:
-    schema = payload.schema(HANDLERS[task_type])
-    known = schema["properties"]
-    for name, value in given.items():
-        field = f"payload.{name}"
-        if name not in known:
-            expected = ", ".join(f"payload.{name}" for name in known) or "no payload"
-            raise _refused(f"{task_type} takes no {shortened(field)}.", field, expected=expected)
-        if not payload.fits(value, known[name]):
-            expected = payload.expected(known[name])
-            raise _refused(f"{field} does not fit.", field, _shown(value), expected)
-    for name in schema.get("required", ()):
-        if name not in given:
-            expected = payload.expected(known[name])
-            raise _refused(f"payload.{name} is missing.", f"payload.{name}", expected=expected)
 
 
 def task_filter(query: Mapping[str, Sequence[str]]) -> TaskFilter:
@@ -191,7 +155,7 @@ def _position(filter: TaskFilter, text: str) -> Position:
         content = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
         _, send_ts_ms, task_id, _ = content.split(" ")
         position = Position(int(send_ts_ms), task_id)
-        rfc3339(position.send_ts_ms)
+        times.rfc3339(position.send_ts_ms)
         if is_task_id(task_id) and text == cursor(filter, position):
             return position
     except (ValueError, OverflowError):
@@ -245,7 +209,7 @@ def _string(fields: Mapping[str, Any], name: str, expected: str) -> str:
         raise _refused(f"{name} is missing.", name, expected=expected)
     value = fields[name]
     if not isinstance(value, str):
-        raise _refused(f"{name} must be a string.", name, _shown(value), expected)
+        raise _refused(f"{name} must be a string.", name, payload.shown(value), expected)
     return value
 
 
@@ -264,15 +228,8 @@ def _object(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise _refused("The body is nested too deeply.", "body", expected=_BODY) from None
     if not isinstance(value, dict):
-        raise _refused("The body must be a JSON object.", "body", _shown(value), _BODY)
+        raise _refused("The body must be a JSON object.", "body", payload.shown(value), _BODY)
     return value
-
-
-def _shown(value: object) -> str:
-    """A JSON value in a few words."""
-    if isinstance(value, list | dict):
-        return "an array" if isinstance(value, list) else "an object"
-    return json.dumps(value)
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -289,50 +246,10 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def time_ms(field: str, text: str) -> int:
-    """An RFC 3339 time as milliseconds since the epoch, rounded up: a task is never early."""
-    found = _TIME.fullmatch(text)
-    if found is None:
-        hint = " In a query, + is written %2B." if " " in text else ""
-        raise _refused(f"{field} is not a time with an offset.{hint}", field, text, TIME_EXPECTED)
-    if found[6] == "60":
-        raise _refused(f"{field} is a leap second: unsupported.", field, text, TIME_EXPECTED)
+    """An RFC 3339 time as milliseconds since the epoch."""
     try:
-        ms = _ms_of(found)
-        rfc3339(ms)
-    except (ValueError, OverflowError):
-        expected = f"{TIME_EXPECTED}, of a real date in the years 0001 to 9999 of UTC"
-        raise _refused(f"{field} is no possible time.", field, text, expected) from None
-    return ms
-
-
-def _ms_of(found: re.Match[str]) -> int:
-    year, month, day, hour, minute, second = (int(found[n]) for n in range(1, 7))
-    local = datetime.datetime(year, month, day, hour, minute, second)  # noqa: DTZ001
-    offset_min = 0
-    if found[8]:
-        offset = datetime.time(int(found[9]), int(found[10]))
-        offset_min = (offset.hour * 60 + offset.minute) * (1 if found[8] == "+" else -1)
-    fraction = found[7] or ""
-    ms = int(fraction[:3].ljust(3, "0")) + bool(fraction[3:].strip("0"))
-    return (local - _EPOCH) // _MILLISECOND - offset_min * 60_000 + ms
-
-
-def rfc3339(ms: int) -> str:
-    """In UTC, with milliseconds. Raises OverflowError beyond the years 0001 to 9999."""
-    moment = _EPOCH + datetime.timedelta(milliseconds=ms)
-    return moment.isoformat(timespec="milliseconds") + "Z"
-
-
-def shortened(text: str) -> str:
-    """For an error message: not too long, and possible to write in UTF-8."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= GOT_CHARS_MAX else text[: GOT_CHARS_MAX - 1] + "…"
-
-
-def _refused(
-    message: str, field: str, got: str | None = None, expected: str | None = None
-) -> InvalidRequest:
-    details = {"field": field, "got": got, "expected": expected}
-    return InvalidRequest(
-        message, **{name: shortened(text) for name, text in details.items() if text is not None}
-    )
+        return times.parsed_ms(text)
+    except times.InvalidTime as error:
+        hint = " In a query, + is written %2B." if " " in text else ""
+        message = f"{field} is {error}.{hint}"
+        raise _refused(message, field, text, error.expected) from None

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from chalicelib.api.explain import Explanation
-from chalicelib.api.parsing import rfc3339
 from chalicelib.attempts import Attempt
 from chalicelib.task import Task, TaskState
 from chalicelib.task_types import HANDLERS, Handler
 from chalicelib.task_types.payload import schema
+from chalicelib.times import rfc3339
 
 
 def task_json(task: Task) -> dict[str, object]:

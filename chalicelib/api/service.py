@@ -19,7 +19,7 @@ from chalice.app import Request, Response
 
 from chalicelib.api import parsing
 from chalicelib.api.explain import explain
-from chalicelib.api.parsing import NewTask, shortened
+from chalicelib.api.parsing import NewTask
 from chalicelib.api.rendering import attempt_json, explanation_json, openapi_document, task_json
 from chalicelib.clock import Clock
 from chalicelib.errors import (
@@ -35,6 +35,7 @@ from chalicelib.errors import (
     TaskNotFound,
     TaskRunning,
     UnreadableTask,
+    shortened,
 )
 from chalicelib.store.clock import StoreClock
 from chalicelib.store.contract import TaskStore

@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+from chalicelib.errors import InvalidRequest, shortened
+
 Schema = Mapping[str, Any]
 
+BYTES_MAX = 32_768
 DEPTH_MAX = 100
 """Arrays and objects within each other: far from where Python's own JSON gives up."""
 
@@ -69,6 +72,49 @@ def _schema_of(annotation: Any) -> Schema:
     if annotation not in _NAMES:
         raise TypeError(f"a payload cannot hold {annotation!r}")
     return {"type": _NAMES[annotation]}
+
+
+def checked(given: object, task_type: str, handler: Callable[..., Any]) -> str:
+    """The text of a payload that this type takes. Raises InvalidRequest for any other."""
+    if not isinstance(given, dict):
+        expected = "a JSON object"
+        raise InvalidRequest.of("payload must be a JSON object.", "payload", shown(given), expected)
+    try:
+        text = text_of(given)
+    except ValueError as error:
+        expected = "JSON that every reader can read"
+        message = f"payload cannot be used: {error}."
+        raise InvalidRequest.of(message, "payload", expected=expected) from None
+    size = len(text.encode())
+    if size > BYTES_MAX:
+        expected = f"at most {BYTES_MAX} bytes"
+        raise InvalidRequest.of("payload is too large.", "payload", f"{size} bytes", expected)
+    _must_fit(given, task_type, schema(handler))
+    return text
+
+
+def _must_fit(given: Mapping[str, Any], task_type: str, schema: Schema) -> None:
+    known = schema["properties"]
+    for name, value in given.items():
+        field = f"payload.{name}"
+        if name not in known:
+            fields = ", ".join(f"payload.{name}" for name in known) or "no payload"
+            message = f"{task_type} takes no {shortened(field)}."
+            raise InvalidRequest.of(message, field, expected=fields)
+        if not fits(value, known[name]):
+            message = f"{field} does not fit."
+            raise InvalidRequest.of(message, field, shown(value), expected(known[name]))
+    for name in schema.get("required", ()):
+        if name not in given:
+            field = f"payload.{name}"
+            raise InvalidRequest.of(f"{field} is missing.", field, expected=expected(known[name]))
+
+
+def shown(value: object) -> str:
+    """A JSON value in a few words."""
+    if isinstance(value, list | dict):
+        return "an array" if isinstance(value, list) else "an object"
+    return json.dumps(value)
 
 
 def fits(value: object, schema: Schema) -> bool:

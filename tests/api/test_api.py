@@ -18,12 +18,12 @@ from chalice.app import Request
 from chalice.test import Client
 
 import app as entry
-from chalicelib import errors
-from chalicelib.api import parsing
+from chalicelib import errors, times
 from chalicelib.api import service as api
 from chalicelib.api.service import Api
 from chalicelib.attempts import LEASE_MS
 from chalicelib.config import Settings
+from chalicelib.errors import GOT_CHARS_MAX
 from chalicelib.processing import tick
 from chalicelib.store.alternator import outcome
 from chalicelib.store.contract import Heartbeat, Pressure
@@ -647,9 +647,9 @@ def test_an_invalid_request_tells_what_came_and_what_is_expected(service: Servic
     assert naive == {
         "field": "send_ts",
         "got": "2030-01-01T00:00:00",
-        "expected": parsing.TIME_EXPECTED,
+        "expected": times.TIME_EXPECTED,
     }
-    assert len(told(send_ts="x" * 10_000)["got"]) == parsing.GOT_CHARS_MAX
+    assert len(told(send_ts="x" * 10_000)["got"]) == GOT_CHARS_MAX
     assert "leap second" in service.create(send_ts="2016-12-31T23:59:60Z").json_body["Message"]
     plus = service.http.get("/task?since=2030-01-01T00:00:00+02:00")
     assert "%2B" in plus.json_body["Message"]
@@ -843,7 +843,7 @@ def test_importing_the_app_takes_no_environment_and_no_client() -> None:
 
 def test_rfc3339_and_back() -> None:
     for ms in [-62_135_596_800_000, -1, 0, 1, NOW_MS, 253_402_300_799_999]:
-        assert parsing.time_ms("t", parsing.rfc3339(ms)) == ms
+        assert times.parsed_ms(times.rfc3339(ms)) == ms
 
 
 def test_a_running_task_without_a_lease_shown_has_no_retry_after() -> None:

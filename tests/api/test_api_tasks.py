@@ -13,12 +13,12 @@ import app as entry
 from chalicelib import errors
 from chalicelib.api import service as api
 from chalicelib.api.explain import Explanation, Reason
-from chalicelib.api.parsing import rfc3339
 from chalicelib.attempts import LEASE_MS, Outcome
 from chalicelib.store.contract import Heartbeat
 from chalicelib.store.memory import MemoryStore
 from chalicelib.task import Task, shard_of
 from chalicelib.task_types import HANDLERS, Run, handles
+from chalicelib.times import rfc3339
 from tests.support.api_service import KEYS, NOW, NOW_MS, Service, expect_error
 from tests.support.hostile_requests import JSON
 

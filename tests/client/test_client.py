@@ -14,13 +14,13 @@ import requests
 
 import client.scheduler_client as library
 from chalicelib.api.explain import Reason
-from chalicelib.api.parsing import rfc3339
 from chalicelib.api.rendering import openapi_document
 from chalicelib.attempts import Outcome
 from chalicelib.clock import SystemClock
 from chalicelib.store.contract import Heartbeat
 from chalicelib.store.memory import Tables
 from chalicelib.task import VISIBLE, Task
+from chalicelib.times import rfc3339
 from client.scheduler_client import ApiError, NotFound, SchedulerClient, Unavailable, new_task
 from local import tasks as command_line
 from tests.conftest import free_port
