@@ -11,7 +11,7 @@ from bench import drive, machine, proxy, seed
 from bench.drive import CLOCK, Options, Outcome
 from bench.machine import Broken, Engine
 from bench.report import Row, middle
-from chalicelib.processing.processor import SWEEP_INTERVAL_MS, SWEEP_SEGMENTS
+from chalicelib.processing.sweep_timer import SWEEP_INTERVAL_MS, SWEEP_SEGMENTS
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.task import Task
 

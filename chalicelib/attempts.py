@@ -25,7 +25,7 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     RETRIED = "retried"
-    GIVEN_BACK = "given_back"
+    RELEASED = "given_back"
     LEASE_LOST = "lease_lost"
 
 
@@ -83,7 +83,7 @@ def with_end(
 
 def start_ms(attempts: Iterable[Attempt]) -> int | None:
     """The start of the first of them that was not released unrun."""
-    ran = (attempt for attempt in attempts if attempt.outcome is not Outcome.GIVEN_BACK)
+    ran = (attempt for attempt in attempts if attempt.outcome is not Outcome.RELEASED)
     return next((attempt.started_ts_ms for attempt in ran), None)
 
 

@@ -245,7 +245,7 @@ class Task(TaskRecord):
             attempts=with_end(self.attempts, Outcome.RETRIED, now_ms, error),
         )
 
-    def returned(self, *, now_ms: int, hint_due_ms: int, not_before_ms: int | None = None) -> Self:
+    def released(self, *, now_ms: int, hint_due_ms: int, not_before_ms: int | None = None) -> Self:
         """Released unrun: due again at once or at `not_before_ms`; no failure is counted.
 
         hint_due_ms: where the hint that led here lies; the new one must be another row.
@@ -256,7 +256,7 @@ class Task(TaskRecord):
             state=TaskState.SCHEDULED,
             given_back=self.given_back + 1,
             due_at_ms=max(now_ms, hint_due_ms + 1, not_before_ms or now_ms),
-            attempts=with_end(self.attempts, Outcome.GIVEN_BACK, now_ms),
+            attempts=with_end(self.attempts, Outcome.RELEASED, now_ms),
         )
 
     def retried(self, *, now_ms: int, token: str) -> Self:

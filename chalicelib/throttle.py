@@ -22,3 +22,17 @@ class Throttle:
     def reset(self) -> None:
         """What was told of is over: the next is let through at once."""
         self._next_s = -math.inf
+
+
+class OncePerSubject:
+    """Lets each subject through once; so many of them at most are remembered, and no more told."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._seen: set[str] = set()
+
+    def admits(self, subject: str) -> bool:
+        if subject in self._seen or len(self._seen) >= self._most:
+            return False
+        self._seen.add(subject)
+        return True

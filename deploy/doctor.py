@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from chalicelib.errors import SchedulerError
-from chalicelib.processing.processor import OFFSET_WARN_MS
+from chalicelib.processing.membership import OFFSET_WARN_MS
 from chalicelib.store.alternator import tables
 from chalicelib.store.alternator.tables import TABLES, Table
 from chalicelib.store.alternator.wire.client import Client

@@ -41,7 +41,7 @@ def test_start_moves_the_last_one_only() -> None:
 
 
 def test_what_was_released_unrun_has_no_start() -> None:
-    attempts = ended(Outcome.GIVEN_BACK, NOON_MS, NOON_MS + 10)
+    attempts = ended(Outcome.RELEASED, NOON_MS, NOON_MS + 10)
     assert start_ms(attempts) is None
     assert start_ms(with_next(attempts, "p", NOON_MS + 20)) == NOON_MS + 20
 

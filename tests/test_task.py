@@ -67,7 +67,7 @@ def test_complete_ends_it() -> None:
         lambda task: task.completed("x", now_ms=NOON_MS),
         lambda task: task.failed("x", now_ms=NOON_MS),
         lambda task: task.failed_once("x", now_ms=NOON_MS, jitter=no_jitter),
-        lambda task: task.returned(now_ms=NOON_MS, hint_due_ms=NOON_MS),
+        lambda task: task.released(now_ms=NOON_MS, hint_due_ms=NOON_MS),
         lambda task: task.started(NOON_MS),
     ],
 )
@@ -101,7 +101,7 @@ def test_jitter_only_lengthens_the_wait() -> None:
 
 
 def test_given_back_counts_neither_as_failure_nor_as_lost_lease() -> None:
-    returned = claimed(new_task(IDS)).returned(now_ms=NOON_MS, hint_due_ms=NOON_MS)
+    returned = claimed(new_task(IDS)).released(now_ms=NOON_MS, hint_due_ms=NOON_MS)
     assert (returned.failures, returned.leases_lost, returned.attempt) == (0, 0, 1)
     assert returned.due_at_ms == NOON_MS + 1, "its new hint is another row than the old one"
     assert returned.lateness_ms is None
@@ -110,7 +110,7 @@ def test_given_back_counts_neither_as_failure_nor_as_lost_lease() -> None:
 def test_given_back_later_keeps_the_first_start() -> None:
     lost = claimed(new_task(IDS))
     again = claimed(lost, NOON_MS + LEASE_MS)
-    returned = again.returned(now_ms=NOON_MS + LEASE_MS, hint_due_ms=NOON_MS)
+    returned = again.released(now_ms=NOON_MS + LEASE_MS, hint_due_ms=NOON_MS)
     assert returned.lateness_ms == 0
     assert returned.leases_lost == 1
 
@@ -141,8 +141,8 @@ def test_each_way_to_settle_ends_its_attempt() -> None:
     assert held.failed("x", now_ms=late_ms).attempts == ended(Outcome.FAILED, "x")
     retried = held.failed_once("x", now_ms=late_ms, jitter=no_jitter)
     assert retried.attempts == ended(Outcome.RETRIED, "x")
-    returned = held.returned(now_ms=late_ms, hint_due_ms=NOON_MS)
-    assert returned.attempts == ended(Outcome.GIVEN_BACK)
+    returned = held.released(now_ms=late_ms, hint_due_ms=NOON_MS)
+    assert returned.attempts == ended(Outcome.RELEASED)
 
 
 def test_attempt_that_was_overtaken_lost_its_lease() -> None:
@@ -158,7 +158,7 @@ def test_attempt_that_was_overtaken_lost_its_lease() -> None:
 def test_attempts_kept_are_the_first_and_the_last() -> None:
     task, now_ms = new_task(IDS), NOON_MS
     for count in range(1, 200):
-        task = claimed(task, now_ms).returned(now_ms=now_ms, hint_due_ms=now_ms)
+        task = claimed(task, now_ms).released(now_ms=now_ms, hint_due_ms=now_ms)
         numbers = [attempt.number for attempt in task.attempts]
         first = list(range(1, min(count, ATTEMPTS_KEPT) + 1))
         last = list(range(max(len(first), count - ATTEMPTS_KEPT) + 1, count + 1))

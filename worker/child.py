@@ -19,7 +19,7 @@ from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreUnavailable
 from chalicelib.output import Lines, Outlet
 from chalicelib.processing import isolation
-from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.context import Context
 from chalicelib.processing.ledger import Ledger, no_record
 from chalicelib.processing.processor import Processor
 from chalicelib.store.alternator import outcome, tables
@@ -88,10 +88,10 @@ def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) 
     try:
         record = Ledger(ledger, clock) if ledger else no_record
         lines = Lines(Outlet(stdout, clock), clock)
-        attempts = partial(Attempts.of, settings, clock=clock, lines=lines, record=record)
+        context_on = partial(Context.of, settings, clock=clock, lines=lines, record=record)
         watchdog = SharedWatchdog(kill_at_s)
         try:
-            asyncio.run(_run(settings, watchdog, turned_s, clock, attempts, lines))
+            asyncio.run(_run(settings, watchdog, turned_s, clock, context_on, lines))
         finally:
             lines.close()
     finally:
@@ -103,7 +103,7 @@ async def _run(
     watchdog: SharedWatchdog,
     turned_s: Any,
     clock: Clock,
-    attempts_on: Callable[[AlternatorTaskQueue], Attempts],
+    context_on: Callable[[AlternatorTaskQueue], Context],
     lines: Lines,
 ) -> None:
     stop = asyncio.Event()
@@ -111,14 +111,14 @@ async def _run(
     for number in ending_signals():
         loop.add_signal_handler(number, stop.set)
     queue = AlternatorTaskQueue.open(settings, clock)
-    attempts = attempts_on(queue)
+    context = context_on(queue)
     noting = asyncio.create_task(_note_turns(turned_s, clock, lines))
     try:
-        await Processor(attempts, settings, watchdog, kind="worker").run(stop)
+        await Processor(context, watchdog, kind="worker").run(stop)
     finally:
         noting.cancel()
         await queue.close()
-    log.info("drained", extra={"action": "drained", "counts": dict(attempts.counts)})
+    log.info("drained", extra={"action": "drained", "counts": dict(context.counts)})
 
 
 async def _note_turns(turned_s: Any, clock: Clock, lines: Lines) -> None:

@@ -1,4 +1,5 @@
-"""Which hints a processor is to look at and when, and whose turn it is when a place is free.
+"""Which hints a processor knows, when it is to look at each, and whose turn it is when a place is
+free. A data structure: it is given the time.
 
 A type that is alone takes every place. Of several that were seen within a minute, each leaves an
 eighth of the places to the others, and who runs least goes first: however long the handlers of one
@@ -18,6 +19,8 @@ SEEN_FOR_S = 60.0
 LOOK_EVERY_S = 1.0
 SHARE_LEFT = 8
 """A type that is not alone leaves one of so many places to the others, at least one."""
+BACKLOG_AFTER_MS = 500
+"""Hints that have been ready for longer than this are a backlog."""
 
 
 @dataclass(order=True, slots=True)
@@ -29,11 +32,16 @@ class Entry:
 
 
 class Agenda:
-    """places: how many tasks may run at once. free: how many more may now."""
+    """A hint is known from when it was first put until it is forgotten: `closed`, some time ago.
+
+    places: how many tasks may run at once. free: how many more may now.
+    """
 
     def __init__(self, places: int) -> None:
         self.free = places
         self._places = places
+        self._known: set[Hint] = set()
+        self._closed: list[tuple[float, Hint]] = []
         self._heaps: dict[str, list[Entry]] = {}
         self._shared = max(1, places - max(1, places // SHARE_LEFT))
         self._seen_s: dict[str, float] = {}
@@ -45,13 +53,27 @@ class Agenda:
     def __len__(self) -> int:
         return self._size
 
+    def knows(self, hint: Hint) -> bool:
+        return hint in self._known
+
     def put(self, hint: Hint, at_ms: int, now_s: float) -> None:
         """now_s: the monotonic time."""
+        self._known.add(hint)
         if hint.type not in self._seen:
             self._looked_s = -math.inf
         self._seen_s[hint.type] = now_s
         heapq.heappush(self._heaps.setdefault(hint.type, []), Entry(at_ms, hint))
         self._size += 1
+
+    def close(self, hint: Hint, forget_at_s: float) -> None:
+        """It was dealt with: its row is about to be deleted, or left alone for some time."""
+        self._known.add(hint)
+        heapq.heappush(self._closed, (forget_at_s, hint))
+
+    def forget(self, now_s: float) -> None:
+        """Closed hints whose time has come are new again if they are still found."""
+        while self._closed and self._closed[0][0] <= now_s:
+            self._known.discard(heapq.heappop(self._closed)[1])
 
     def first_ms(self) -> float:
         """When the first hint is to be looked at; infinite if there is none."""
@@ -61,6 +83,10 @@ class Agenda:
         """When the next one of a type comes of which none is ready; infinite if none does."""
         heads = (heap[0].at_ms for heap in self._heaps.values() if heap)
         return min((at_ms for at_ms in heads if at_ms > now_ms), default=math.inf)
+
+    def backlog(self, now_ms: int) -> int:
+        """How many hints are here if the first has been ready for long; else 0."""
+        return self._size if self.first_ms() < now_ms - BACKLOG_AFTER_MS else 0
 
     def turn(self, now_ms: int, now_s: float) -> str | None:
         """The type whose turn it is; None if no hint is ready for which there is a place."""
@@ -99,12 +125,12 @@ class Agenda:
         self._running[hint.type] -= 1
         self.free += 1
 
-    def drop(self, is_dropped: Callable[[Hint], bool]) -> list[Hint]:
-        """Take out all hints for which this is true; they are returned."""
+    def drop(self, is_dropped: Callable[[Hint], bool]) -> None:
+        """Take out and forget all hints for which this is true."""
         dropped: list[Hint] = []
         for type, heap in self._heaps.items():
             dropped += [entry.hint for entry in heap if is_dropped(entry.hint)]
             self._heaps[type] = [entry for entry in heap if not is_dropped(entry.hint)]
             heapq.heapify(self._heaps[type])
         self._size -= len(dropped)
-        return dropped
+        self._known.difference_update(dropped)

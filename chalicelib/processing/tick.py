@@ -8,7 +8,7 @@ from collections.abc import Callable
 from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.output import Lines, Outlet
-from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.context import Context
 from chalicelib.processing.ledger import Record, no_record
 from chalicelib.processing.processor import Grace, Processor
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
@@ -16,7 +16,7 @@ from chalicelib.store.clock import StoreClock
 
 LEAVE_BEFORE_S = 10.0
 """It leaves this long before the function's deadline, and drains."""
-LINGER_S = 1.5
+HAND_OVER_S = 1.5
 """It goes on claiming for as long as the others may take to see that it has left."""
 SPARE_S = 1.0
 """So much of the time is not planned for."""
@@ -57,10 +57,9 @@ async def _run(
     queue = AlternatorTaskQueue.open(settings, clock)
     watchdog = FaultHandlerWatchdog(clock)
     lines = Lines(Outlet(1, clock), clock)
-    attempts = Attempts.of(settings, queue, clock, lines, record)
+    context = Context.of(settings, queue, clock, lines, record)
     processor = Processor(
-        attempts,
-        settings,
+        context,
         watchdog,
         kind="tick",
         grace=lambda: _grace(remaining_ms() / 1000),
@@ -75,7 +74,7 @@ async def _run(
         watchdog.disarm()
         await queue.close()
         lines.close()
-    return processor.counts
+    return dict(context.counts)
 
 
 async def _stop_in_time(
@@ -89,6 +88,6 @@ async def _stop_in_time(
 
 
 def _grace(remaining_s: float) -> Grace:
-    """With the usual time left, linger; with less, drain at once."""
-    linger_s = LINGER_S if remaining_s > LEAVE_BEFORE_S - LINGER_S else 0.0
-    return Grace(linger_s, max(0.0, remaining_s - linger_s - SPARE_S))
+    """With the usual time left, hand over; with less, drain at once."""
+    hand_over_s = HAND_OVER_S if remaining_s > LEAVE_BEFORE_S - HAND_OVER_S else 0.0
+    return Grace(hand_over_s, max(0.0, remaining_s - hand_over_s - SPARE_S))

@@ -460,7 +460,7 @@ def test_explain_of_a_task_that_rests_after_lost_leases(service: Service) -> Non
     rests_until_ms, now_ms = held.rests_until_ms, service.clock.now_ms() - LEASE_MS
     assert rests_until_ms == now_ms + 5_000
     service.clock.tick(-LEASE_MS / 1000)
-    resting = held.returned(now_ms=now_ms, hint_due_ms=NOW_MS, not_before_ms=rests_until_ms)
+    resting = held.released(now_ms=now_ms, hint_due_ms=NOW_MS, not_before_ms=rests_until_ms)
     service.change(task_id, lambda _: resting)
     told = explained(service, task_id)
     assert told["reason"] == "RetryScheduled"

@@ -253,7 +253,7 @@ def test_settled_by_a_claim_that_held_no_more() -> None:
     history = History()
     zombie = history.claim(0)
     history.claim(10.1)
-    back = zombie.returned(now_ms=_ms(11), hint_due_ms=_ms(0))
+    back = zombie.released(now_ms=_ms(11), hint_due_ms=_ms(0))
     history.note("settle", back, 11, state=back.state, began_s=11.0, committed=True)
     what = ["settled by a claim that held no more"]
     assert whats(history.judged(), "duplicate") == what

@@ -3,7 +3,7 @@
 import asyncio
 from math import inf
 
-from chalicelib.processing.agenda import SEEN_FOR_S, Agenda
+from chalicelib.processing.agenda import BACKLOG_AFTER_MS, SEEN_FOR_S, Agenda
 from chalicelib.store.contract import Hint
 from chalicelib.task import TaskState
 from chalicelib.task_types import Run
@@ -76,11 +76,31 @@ def test_it_tells_when_to_look_again() -> None:
     assert one.turn(9, 0.0) is None
 
 
-def test_what_is_dropped_is_told() -> None:
+def test_what_is_dropped_is_new_when_it_is_found_again() -> None:
     one = agenda(4, a=3, b=3)
-    dropped = one.drop(lambda hint: hint.id.endswith(("0", "2")))
-    assert sorted(hint.id for hint in dropped) == ["a 0", "a 2", "b 0", "b 2"]
+    one.drop(lambda hint: hint.id.endswith(("0", "2")))
+    assert not any(one.knows(hint(type, number, number)) for type in "ab" for number in (0, 2))
+    assert all(one.knows(hint(type, 1, 1)) for type in "ab")
+    assert len(one) == 2
     assert sorted(taken(one)) == ["a", "b"]
+
+
+def test_a_hint_that_was_dealt_with_is_known_until_it_is_time_to_forget_it() -> None:
+    one = agenda(4, a=1)
+    hint_taken = one.take("a")
+    one.done(hint_taken)
+    one.close(hint_taken, forget_at_s=30.0)
+    one.forget(29.9)
+    assert one.knows(hint_taken)
+    one.forget(30.0)
+    assert not one.knows(hint_taken)
+
+
+def test_hints_are_a_backlog_once_the_first_has_been_ready_for_long() -> None:
+    one = agenda(1, a=3)
+    assert one.backlog(BACKLOG_AFTER_MS) == 0
+    assert one.backlog(BACKLOG_AFTER_MS + 1) == 3
+    assert Agenda(1).backlog(10**15) == 0
 
 
 def test_a_slow_type_holds_up_no_other() -> None:

@@ -201,11 +201,11 @@ def test_slowness_is_told_once_when_it_begins_and_once_when_it_ends(
     for _ in range(10):
         watch.look(SLOW, waiting=30)
         clock.tick(1.0)
-    assert watch.is_slow
+    assert watch.has_waiting
     for _ in range(5):
         watch.look(NO_PRESSURE, waiting=0)
         clock.tick(1.0)
-    assert not watch.is_slow
+    assert not watch.has_waiting
     assert noted == ["slow", "keeps_up"]
     assert [record.__dict__["action"] for record in caplog.records] == [
         "store_slow",

@@ -13,7 +13,7 @@ import pytest
 from chalicelib.attempts import LEASE_MS, Attempt
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable
-from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.context import Context
 from chalicelib.processing.isolation import Isolated
 from chalicelib.processing.ledger import Record, no_record
 from chalicelib.processing.processor import Grace, LoopEnded, Processor
@@ -82,25 +82,24 @@ class Bench:
         offset_ms: int = 0,
         isolate: Callable[[Run], Awaitable[Isolated]] | None = None,
         kind: str = "worker",
-        linger_s: float = 0.0,
+        hand_over_s: float = 0.0,
         record: Record = no_record,
     ) -> Processor:
         async def run_here(run: Run) -> Isolated:
             return Here(self.handlers[run.task.type], run)
 
-        attempts = Attempts(
+        context = Context(
+            id=name,
             queue=queue or MemoryQueue(self.tables, shards=SHARDS),
             clock=LoopClock(offset_ms),
             rng=Random(name),
-            processor=name,
+            settings=Settings(shards=SHARDS, batch_size=self.batch_size),
             emit=self.lines.append,
-            bar_url="http://127.0.0.1:1/",
             handlers=self.handlers,
             isolate=isolate or run_here,
             record=record,
         )
-        settings = Settings(shards=SHARDS, batch_size=self.batch_size)
-        return Processor(attempts, settings, NoWatchdog(), kind=kind, grace=lambda: Grace(linger_s))
+        return Processor(context, NoWatchdog(), kind=kind, grace=lambda: Grace(hand_over_s))
 
 
 async def run_for(seconds: float, *processors: Processor) -> None:
@@ -349,7 +348,7 @@ def test_attempt_that_was_cancelled_is_made_again_when_its_lease_is_over() -> No
         processor = bench.processor()
         running = asyncio.create_task(run_for(16, processor))
         await asyncio.sleep(1)
-        processor._running[task.id].cancel()
+        processor.runner.running[task.id].cancel()
         await running
 
     run_virtually(cancel)
@@ -728,7 +727,7 @@ def test_task_under_way_here_is_not_claimed_again(caplog: pytest.LogCaptureFixtu
     assert bench.lines == ["slow"]
     assert bench.tables.hints == {}
     assert caplog.records == []
-    assert processor.counts["refused"] == 1
+    assert processor.context.counts["refused"] == 1
 
 
 def test_overdue_hints_of_a_stuck_owner_belong_to_everybody() -> None:
@@ -769,7 +768,7 @@ def test_processors_that_beat_do_not_race_for_the_same_tasks(beat_takes_s: float
     done = [bench.now(task) for task in tasks]
     assert {task.state for task in done} == {TaskState.COMPLETED}
     assert max(task.lateness_ms or 0 for task in done) > 2_000, "nothing was overdue"
-    assert sum(processor.counts.get("refused", 0) for processor in fleet) < len(tasks) / 100
+    assert sum(processor.context.counts.get("refused", 0) for processor in fleet) < len(tasks) / 100
 
 
 def test_draining_lets_running_tasks_end_and_claims_no_more() -> None:
@@ -856,7 +855,7 @@ def test_a_claim_that_proves_to_be_early_waits_or_is_given_back(
     bench = Bench({"ok": ok})
     (task,) = bench.add("ok", delay_s=5)
     processor = bench.processor(queue=Telling(bench.tables, shards=SHARDS))
-    clock = cast(LoopClock, processor._clock)
+    clock = cast(LoopClock, processor.context.clock)
     run_virtually(lambda: run_for(15, processor))
     done = bench.now(task)
     assert (done.state, done.attempt) == (TaskState.COMPLETED, attempts)
@@ -869,7 +868,7 @@ def test_tick_leaves_the_fleet_before_it_stops_claiming() -> None:
     beats: list[bool] = []
 
     async def watch() -> None:
-        tick = bench.processor(kind="tick", linger_s=1.5)
+        tick = bench.processor(kind="tick", hand_over_s=1.5)
         running = asyncio.create_task(run_for(5, tick))
         for _ in range(6):
             await asyncio.sleep(0.95)
@@ -931,8 +930,8 @@ def test_what_is_due_comes_before_polls_and_deletions() -> None:
     assert not [at_s for at_s in queue.polls_s if 4.6 < at_s < ends_s - 2.1]
     assert [at_s for at_s in queue.polls_s if ends_s - 2 < at_s < ends_s]
     busy = {age_s for at_s, age_s in queue.flushes if 4.6 < at_s < ends_s - 0.1}
-    calm = {age_s for at_s, age_s in queue.flushes if at_s < 4 or at_s > ends_s + 0.1}
-    assert (busy, calm) == ({5.0}, {0.0})
+    idle = {age_s for at_s, age_s in queue.flushes if at_s < 4 or at_s > ends_s + 0.1}
+    assert (busy, idle) == ({5.0}, {0.0})
     assert bench.tables.hints == {}
 
 
@@ -941,13 +940,14 @@ def test_deletions_that_died_with_their_processor_delay_no_recovery() -> None:
     tasks = bench.add("ok", delay_s=4, count=9_000)
     queues = [LaterQueue(bench.tables) for _ in range(2)]
     dead, heir = (bench.processor(f"p{n}", queue=queue) for n, queue in enumerate(queues))
+    parts = (dead, dead.runner, dead._loops, dead._sweep_timer)
 
     async def play() -> int:
         dying = asyncio.create_task(run_for(60, dead))
         living = asyncio.create_task(run_for(60, heir))
         await asyncio.sleep(7)
         for task in [*asyncio.all_tasks() - {living, asyncio.current_task()}]:
-            if any(frame.f_locals.get("self") is dead for frame in task.get_stack()):
+            if any(frame.f_locals.get("self") in parts for frame in task.get_stack()):
                 task.cancel()
         dying.cancel()
         left = len(queues[0].waiting)
@@ -974,7 +974,7 @@ def test_heap_is_bounded_and_everything_is_worked_off() -> None:
         running = asyncio.create_task(run_for(20, processor))
         for _ in range(80):
             await asyncio.sleep(0.25)
-            sizes.append(len(processor._agenda))
+            sizes.append(len(processor.agenda))
         await running
 
     run_virtually(watch)

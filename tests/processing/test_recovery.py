@@ -19,7 +19,7 @@ import pytest
 
 from chalicelib.attempts import LEASE_MS
 from chalicelib.config import Settings
-from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.context import Context
 from chalicelib.processing.isolation import Isolated
 from chalicelib.processing.processor import Processor
 from chalicelib.store.contract import Heartbeat, Hint, HintPage, Refused
@@ -118,19 +118,17 @@ async def live(
 ) -> None:
     """One processor until it is told to die or to stop."""
     name = world.ids()
-    attempts = Attempts(
+    context = Context(
+        id=name,
         queue=queue(world, name),
         clock=LoopClock(world.rng.randint(-200, 200)),
         rng=Random(name),
-        processor=name,
+        settings=SETTINGS,
         emit=lambda line: None,
-        bar_url="http://127.0.0.1:1/",
         handlers={"any": handler},
         isolate=isolate,
     )
-    running = asyncio.create_task(
-        Processor(attempts, SETTINGS, NoWatchdog(), kind="worker").run(stop)
-    )
+    running = asyncio.create_task(Processor(context, NoWatchdog(), kind="worker").run(stop))
     dying = asyncio.create_task(die.wait())
     await asyncio.wait({running, dying}, return_when=asyncio.FIRST_COMPLETED)
     dying.cancel()

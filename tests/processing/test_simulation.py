@@ -18,7 +18,7 @@ import pytest
 
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable, TaskNotFound, TaskRunning
-from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.context import Context
 from chalicelib.processing.isolation import Isolated
 from chalicelib.processing.processor import Processor
 from chalicelib.store.contract import Heartbeat, Hint, HintPage, Refused
@@ -194,19 +194,19 @@ def processor(world: World, life: Life) -> Processor:
         task = world.tables.tasks[line.split()[1]]
         if task.result != line and task.id not in world.deleted:
             world.breaches.append(f"printed but not committed: {line}")
-        world.printed.append((task.id, attempts.processor))
+        world.printed.append((task.id, context.id))
 
-    attempts = Attempts(
+    context = Context(
+        id=world.ids(),
         queue=TroubledQueue(world, life),
         clock=clock,
         rng=Random(world.rng.random()),
-        processor=world.ids(),
+        settings=SETTINGS,
         emit=emit,
-        bar_url="http://127.0.0.1:1/",
         handlers={"any": checked},
         isolate=isolate,
     )
-    return Processor(attempts, SETTINGS, NoWatchdog(), kind="worker")
+    return Processor(context, NoWatchdog(), kind="worker")
 
 
 async def live(world: World, stop: asyncio.Event) -> None:

@@ -585,7 +585,7 @@ def test_writes_of_a_claim_that_come_late_change_nothing(
     settled = {
         "runs": held,
         "is retried": held.failed_once("boom", now_ms=now_ms, jitter=lambda: 0.0),
-        "is given back": held.returned(now_ms=now_ms, hint_due_ms=now_ms),
+        "is given back": held.released(now_ms=now_ms, hint_due_ms=now_ms),
         "is completed": held.completed("Baz 1", now_ms=now_ms),
     }[then]
     if settled is not held:

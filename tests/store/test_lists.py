@@ -15,7 +15,7 @@ from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import TaskNotFound, TaskRunning
 from chalicelib.output import Lines, Outlet
-from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.context import Context
 from chalicelib.processing.processor import Processor
 from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
@@ -139,17 +139,17 @@ class Churn:
     def run_what_is_due(self) -> None:
         async def work() -> None:
             queue = AlternatorTaskQueue.open(self.settings, self.clock)
-            attempts = Attempts.of(
+            context = Context.of(
                 self.settings, queue, self.clock, Lines(Outlet(2, self.clock), self.clock)
             )
             stop = asyncio.Event()
-            processor = Processor(attempts, self.settings, NoWatchdog(), kind="worker")
+            processor = Processor(context, NoWatchdog(), kind="worker")
             running = asyncio.create_task(processor.run(stop))
             await asyncio.to_thread(self.stopped.wait)
             stop.set()
             await running
             await queue.close()
-            self.counts["run"] = processor.counts[TaskState.COMPLETED]
+            self.counts["run"] = context.counts[TaskState.COMPLETED]
 
         asyncio.run(work())
 

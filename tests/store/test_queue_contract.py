@@ -171,7 +171,7 @@ def test_zombie_settles_nothing(queue_kit: QueueKit) -> None:
         zombie.completed("Baz 1", now_ms=late_ms),
         zombie.failed("no", now_ms=late_ms),
         zombie.failed_once("no", now_ms=late_ms, jitter=lambda: 0.0),
-        zombie.returned(now_ms=late_ms, hint_due_ms=NOON_MS),
+        zombie.released(now_ms=late_ms, hint_due_ms=NOON_MS),
     ):
         assert not settle(queue_kit, zombie, settled)
     assert queue_kit.store.get(task.id) == holder
@@ -191,7 +191,7 @@ def test_retry_puts_a_new_hint_and_keeps_the_old_one(queue_kit: QueueKit) -> Non
 def test_given_back_is_due_at_once_and_no_failure(queue_kit: QueueKit) -> None:
     task = create(queue_kit)
     running = held(queue_kit, task)
-    returned = running.returned(now_ms=NOON_MS, hint_due_ms=NOON_MS)
+    returned = running.released(now_ms=NOON_MS, hint_due_ms=NOON_MS)
     assert settle(queue_kit, running, returned)
     stored = queue_kit.store.get(task.id)
     assert (stored.failures, stored.leases_lost, stored.lateness_ms) == (0, 0, None)
@@ -306,14 +306,14 @@ def test_attempts_of_a_life(queue_kit: QueueKit) -> None:
     retried = Attempt(2, "p", over_ms + 5, over_ms + 9, Outcome.RETRIED, "boom")
     assert queue_kit.store.get(task.id).attempts == (first, retried)
     third = held(queue_kit, failed, now_ms=failed.due_at_ms or 0)
-    returned = third.returned(now_ms=over_ms + 3_000, hint_due_ms=0)
+    returned = third.released(now_ms=over_ms + 3_000, hint_due_ms=0)
     assert settle(queue_kit, third, returned)
     fourth = held(queue_kit, returned, now_ms=over_ms + 3_000)
     assert settle(queue_kit, fourth, fourth.completed("Baz 1", now_ms=over_ms + 3_007))
     attempts = queue_kit.store.get(task.id).attempts
     assert attempts[:2] == (first, retried)
     assert [attempt.outcome for attempt in attempts[2:]] == [
-        Outcome.GIVEN_BACK,
+        Outcome.RELEASED,
         Outcome.COMPLETED,
     ]
     assert [attempt.number for attempt in attempts] == [1, 2, 3, 4]
@@ -338,7 +338,7 @@ def test_attempts_of_a_task_given_back_again_and_again_are_bounded(queue_kit: Qu
     task, now_ms = create(queue_kit), NOON_MS
     for _ in range(2 * ATTEMPTS_KEPT + 10):
         running = held(queue_kit, task, now_ms=now_ms)
-        task = running.returned(now_ms=now_ms, hint_due_ms=now_ms)
+        task = running.released(now_ms=now_ms, hint_due_ms=now_ms)
         assert settle(queue_kit, running, task)
         now_ms = task.due_at_ms or 0
     running = held(queue_kit, task, now_ms=now_ms)

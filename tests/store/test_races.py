@@ -153,7 +153,7 @@ def test_no_settlement_after_a_delete(track: Track, way: str) -> None:
             return held.completed("Baz 1", now_ms=track.now_ms + 1)
         if way == "retry":
             return held.failed_once("boom", now_ms=track.now_ms + 1, jitter=lambda: 0.0)
-        return held.returned(now_ms=track.now_ms + 1, hint_due_ms=track.now_ms)
+        return held.released(now_ms=track.now_ms + 1, hint_due_ms=track.now_ms)
 
     async def one(task: Task) -> str:
         held = await track.claim(task, track.now_ms)

@@ -119,7 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
             "complete": task.started(self.now()).completed("x", now_ms=self.now()),
             "fail": task.failed("no", now_ms=self.now()),
             "retry": task.failed_once("no", now_ms=self.now(), jitter=lambda: 0.0),
-            "give back": task.returned(now_ms=self.now(), hint_due_ms=task.send_ts_ms),
+            "give back": task.released(now_ms=self.now(), hint_due_ms=task.send_ts_ms),
         }[how]
         won = self.both(lambda _, queue: queue.settle(task, settled, until_s=FAR_S))
         if won and settled.state in FINISHED:

@@ -9,7 +9,7 @@ from typing import Any
 
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
-from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.context import Context
 from chalicelib.processing.isolation import Isolated
 from chalicelib.processing.processor import Processor
 from chalicelib.store.alternator import requests, time_index
@@ -131,18 +131,18 @@ class Site:
         queue = AlternatorTaskQueue(transport, clock, shards=SHARDS, rng=rng)
         self.queues.append(queue)
         loop = asyncio.get_running_loop()
-        attempts = Attempts(
+        context = Context(
+            id=str(number),
             queue=queue,
             clock=clock,
             rng=rng,
-            processor=str(number),
+            settings=self.settings,
             emit=lambda line: self.lines.append((loop.time(), line)),
-            bar_url="",
             handlers={"Baz": self._baz},
             isolate=self._isolated,
         )
         try:
-            await Processor(attempts, self.settings, NoWatchdog(), kind="worker").run(stop)
+            await Processor(context, NoWatchdog(), kind="worker").run(stop)
         finally:
             await queue.close()
 

@@ -23,7 +23,7 @@ def test_conditional_writes_are_within() -> None:
         requests.claim("tasks", TASK.id, claim="c", processor="p", now_ms=NOON_MS),
         requests.change("tasks", HELD, HELD.completed("x", now_ms=NOON_MS)),
         requests.change("tasks", HELD, HELD.failed("x", now_ms=NOON_MS)),
-        requests.change("tasks", HELD, HELD.returned(now_ms=NOON_MS, hint_due_ms=NOON_MS)),
+        requests.change("tasks", HELD, HELD.released(now_ms=NOON_MS, hint_due_ms=NOON_MS)),
         requests.change("tasks", HELD, AGAIN),
         requests.delete("tasks", TASK.id, now_ms=NOON_MS + LEASE_MS, token="t"),
         requests.warm_up("tasks"),
