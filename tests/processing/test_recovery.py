@@ -41,7 +41,8 @@ SETTINGS = Settings(shards=16)
 class World:
     """A fleet of `size`, of which one dies about every `every_s`.
 
-    recovered_s: how long after its processor's death each task was claimed again.
+    recovered_s: how long after its processor's death each task was claimed again, without the time
+    in which nobody lived.
     """
 
     seed: int
@@ -49,12 +50,22 @@ class World:
     every_s: float
     tables: Tables = field(default_factory=Tables)
     died_s: dict[str, float] = field(default_factory=dict)
+    born_s: dict[str, float] = field(default_factory=dict)
     recovered_s: list[float] = field(default_factory=list)
     never: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.rng = Random(f"{self.seed} {self.size} {self.every_s}")
         self.ids = Ids(self.seed)
+
+    def lived_s(self, since_s: float, until_s: float) -> float:
+        """For how long of this time at least one processor lived."""
+        lived_s = 0.0
+        for name, born_s in self.born_s.items():
+            died_s = min(self.died_s.get(name, until_s), until_s)
+            lived_s += max(0.0, died_s - max(born_s, since_s))
+            since_s = max(since_s, died_s)
+        return lived_s
 
 
 class Queue(MemoryQueue):
@@ -83,8 +94,8 @@ class Queue(MemoryQueue):
         before = self.tables.tasks[hint.id]
         answer = await super().claim(hint, **options)
         if isinstance(answer, Task) and before.state is TaskState.RUNNING and before.processor:
-            since_s = asyncio.get_running_loop().time() - self._world.died_s[before.processor]
-            self._world.recovered_s.append(since_s)
+            now_s, died_s = asyncio.get_running_loop().time(), self._world.died_s[before.processor]
+            self._world.recovered_s.append(self._world.lived_s(died_s, now_s))
         return answer
 
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
@@ -118,6 +129,7 @@ async def live(
 ) -> None:
     """One processor until it is told to die or to stop."""
     name = world.ids()
+    world.born_s[name] = asyncio.get_running_loop().time()
     context = Context(
         id=name,
         queue=queue(world, name),
