@@ -9,14 +9,15 @@ from typing import Any, cast
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response
 
 from chalicelib import log
-from chalicelib.api import service as api
-from chalicelib.api.service import Api
+from chalicelib.api import endpoints
+from chalicelib.api.endpoints import Api
+from chalicelib.api.failures import errors_as_responses, replace_chalice_errors
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.clock import StoreClock
 
 app = Chalice(app_name="scheduler", configure_logs=False)
-app.register_middleware(api.enveloped, "http")
+app.register_middleware(replace_chalice_errors, "http")
 
 ANY: list[str] = []
 """Chalice checks no content type: the views that take a body do."""
@@ -45,7 +46,7 @@ def service() -> Api:
     """The one Api of this process, made and verified when it is first needed."""
     with _making:
         made = _made()
-    made.verify_once()
+    made.readiness.verify_once()
     return made
 
 
@@ -55,69 +56,69 @@ def request() -> Request:
 
 
 @app.route("/task", methods=["POST"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def create_task() -> Response:
     return service().create(request())
 
 
 @app.route("/task", methods=["GET"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def list_tasks() -> Response:
     return service().list(request())
 
 
 @app.route("/tasks", methods=["POST"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def create_tasks() -> Response:
     return service().create_many(request())
 
 
 @app.route("/task/{id}", methods=["GET"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def get_task(id: str) -> Response:
     return service().get(id)
 
 
 @app.route("/task/{id}", methods=["DELETE"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def delete_task(id: str) -> Response:
     return service().delete(id)
 
 
 @app.route("/task/{id}/retry", methods=["POST"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def retry_task(id: str) -> Response:
     return service().retry(id, request())
 
 
 @app.route("/task/{id}/attempts", methods=["GET"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def get_attempts(id: str) -> Response:
     return service().attempts(id)
 
 
 @app.route("/task/{id}/explain", methods=["GET"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def explain_task(id: str) -> Response:
     return service().explain(id)
 
 
 @app.route("/health", methods=["GET"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def health() -> Response:
-    return api.health()
+    return endpoints.health()
 
 
 @app.route("/ready", methods=["GET"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def ready() -> Response:
     return service().ready()
 
 
 @app.route("/openapi.json", methods=["GET"], content_types=ANY)
-@api.answers
+@errors_as_responses
 def openapi() -> Response:
-    return api.openapi()
+    return endpoints.openapi()
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES), name="tick")

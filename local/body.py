@@ -6,9 +6,10 @@ from email.message import Message
 from http import HTTPStatus
 from io import BufferedIOBase
 
-from chalicelib.api import service as api
-from chalicelib.api.service import HttpError
+from chalicelib.api.request import too_large
+from chalicelib.api.responses import HttpError
 from chalicelib.errors import shortened
+from local.refusals import malformed
 
 READ_OFF_BYTES_MAX = 64 * 1024 * 1024
 """So much of an over-long body is read, so that its sender reads our answer and no reset."""
@@ -54,7 +55,7 @@ class Body:
 
     def _counted_pieces(self, size: int) -> Iterator[bytes]:
         if size > READ_OFF_BYTES_MAX:
-            raise api.too_large(self._bytes_max)
+            raise too_large(self._bytes_max)
         while size:
             piece = self._stream.read(min(size, PIECE_BYTES))
             if not piece:
@@ -82,10 +83,3 @@ class Body:
         if not line.endswith(b"\n"):
             raise malformed("body", None, "a line of the chunked encoding")
         return line.rstrip(b"\r\n")
-
-
-def malformed(field: str, got: str | None, expected: str) -> HttpError:
-    details = {"field": field, "expected": expected}
-    if got is not None:
-        details["got"] = shortened(got)
-    return HttpError(HTTPStatus.BAD_REQUEST, f"{field} cannot be read.", details=details)

@@ -21,13 +21,15 @@ from chalice.app import Chalice
 from chalice.config import Config
 
 from chalicelib import log
-from chalicelib.api import service as api
-from chalicelib.api.service import HttpError
+from chalicelib.api.failures import internal_error
+from chalicelib.api.request import body_bytes_max, too_large
+from chalicelib.api.responses import HttpError
 from chalicelib.clock import Clock, Sleep, SystemClock, pause
 from chalicelib.errors import shortened
 from local.body import LENGTH, PIECE_BYTES, READ_OFF_BYTES_MAX, Body
 from local.crowd import Crowd, connections_max
 from local.input import Dropped, Input
+from local.refusals import server_busy, unknown_path
 
 HEAD_LINE_BYTES_MAX = 65_536
 IDLE_S = 60.0
@@ -103,7 +105,7 @@ class Gateway(local.LocalGateway):
             event = self._generate_lambda_event(method, path, dict(headers), body)
             event["multiValueHeaders"] = {name: headers.get_all(name) for name in headers}
         except ValueError:
-            return api.unknown_path(path.partition("?")[0]).response().to_dict()
+            return unknown_path(path.partition("?")[0]).response().to_dict()
         return self._app_object(event, self._generate_lambda_context())
 
 
@@ -148,7 +150,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         except TimeoutError:
             self._refuse_unread(HttpError(HTTPStatus.REQUEST_TIMEOUT, "The head did not come."))
         except Dropped:
-            self._refuse_unread(api.server_busy())
+            self._refuse_unread(server_busy())
         else:
             if is_whole:
                 self._handle()
@@ -217,9 +219,9 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def handle_expect_100(self) -> bool:
         length = self.headers.get("Content-Length", "")
-        bytes_max = api.bytes_max(self.path)
+        bytes_max = body_bytes_max(self.path)
         if LENGTH.fullmatch(length) and int(length) > bytes_max:
-            self._refuse(api.too_large(bytes_max))
+            self._refuse(too_large(bytes_max))
             return False
         proceed = super().handle_expect_100()
         self.wfile.flush()
@@ -245,7 +247,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         try:
             response = self.gateway.answer(self.command, self.path, self.headers, body)
         except Exception as error:
-            response = api.internal_error(error).response().to_dict()
+            response = internal_error(error).response().to_dict()
         self._send(response)
 
     def _refuse(self, error: HttpError) -> None:
@@ -275,7 +277,7 @@ class RequestHandler(BaseHTTPRequestHandler):
     def _read_body(self) -> bytes:
         """The whole body. If HttpError is raised, the connection is closed unless it was read."""
         kept, size = [], 0
-        bytes_max = api.bytes_max(self.path)
+        bytes_max = body_bytes_max(self.path)
         keeps_open = not self.close_connection
         self.close_connection = self._has_unread = True
         self._input.expect(BODY_IDLE_S, BODY_S)
@@ -285,23 +287,23 @@ class RequestHandler(BaseHTTPRequestHandler):
                 if size <= bytes_max:
                     kept.append(piece)
                 elif size > READ_OFF_BYTES_MAX:
-                    raise api.too_large(bytes_max)
+                    raise too_large(bytes_max)
         except TimeoutError:
             if size > bytes_max:
-                raise api.too_large(bytes_max) from None
+                raise too_large(bytes_max) from None
             raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "The body did not come.") from None
         except Dropped:
-            raise api.server_busy() from None
+            raise server_busy() from None
         self.server.crowd.serve(self.connection)
         self.close_connection, self._has_unread = not keeps_open, False
         if size > bytes_max:
-            raise api.too_large(bytes_max)
+            raise too_large(bytes_max)
         return b"".join(kept)
 
 
 def full_answer() -> bytes:
     """To whom no place can be made."""
-    response = api.server_busy().response().to_dict()
+    response = server_busy().response().to_dict()
     body: bytes = response["body"].encode()
     headers = {**response["headers"], "Content-Length": len(body), "Connection": "close"}
     lines = [f"{name}: {value}" for name, value in headers.items()]

@@ -1,4 +1,4 @@
-"""Why a task has not run yet, told from one reading of the store."""
+"""Why a task has not run yet, from one reading of the store."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from chalicelib.task import FINISHED, Task, TaskState
 
 
 class Reason(StrEnum):
-    """Stable words, for programs."""
+    """For programs: they never change."""
 
     COMPLETED = "Completed"
     FAILED = "Failed"
@@ -62,7 +62,7 @@ class Explanation:
     @property
     def message(self) -> str:
         """The reason in a sentence."""
-        task, wait = self.task, _span(abs(self.seconds_until_due or 0.0))
+        task, wait = self.task, _duration(abs(self.seconds_until_due or 0.0))
         attempt = f"attempt {task.attempt}"
         overdue = f"It has been due for {wait}"
         sentences = {
@@ -80,13 +80,13 @@ class Explanation:
             Reason.NO_HINT: f"{overdue}, and the hint that leads processors to it is missing;"
             " the sweep puts it again within minutes.",
             Reason.STORE_SLOW: f"{overdue}; the store is slower than its load, and all that is due"
-            f" has to wait: the oldest for {_span(self.held_back_s)}.",
+            f" has to wait: the oldest for {_duration(self.held_back_s)}.",
             Reason.WAITING_FOR_PROCESSOR: f"{overdue}; a processor is to take it.",
         }
         return sentences[self.reason]
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     for unit, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:.0f} {name}"
@@ -103,8 +103,8 @@ def explain(
     types: Collection[str],
     takes_writes: Callable[[], bool] = lambda: True,
 ) -> Explanation:
-    """types: those that have a handler. takes_writes: asked if nobody seems to be alive: without
-    writes nobody can show it."""
+    """types: those that have a handler. takes_writes: asked only if no processor seems to be alive,
+    since none can write a heartbeat without it."""
     live = ownership.beating(heartbeats, now_ms=now_ms)
     owner = ownership.owner(shard, tuple(row.processor for row in live)) if live else None
     reason = _reason(

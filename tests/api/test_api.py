@@ -19,8 +19,10 @@ from chalice.test import Client
 
 import app as entry
 from chalicelib import errors, times
-from chalicelib.api import service as api
-from chalicelib.api.service import Api
+from chalicelib.api.endpoints import Api
+from chalicelib.api.failures import PUBLIC_MESSAGE, STATUS_BY_ERROR, running_error
+from chalicelib.api.readiness import WRITE_CHECK_EVERY_S
+from chalicelib.api.request import BODY_BYTES_MAX
 from chalicelib.attempts import LEASE_MS
 from chalicelib.config import Settings
 from chalicelib.errors import GOT_CHARS_MAX
@@ -125,7 +127,7 @@ def test_json_may_be_announced_in_these_ways(service: Service, content_type: str
 
 
 def test_a_body_of_exactly_64_kib_is_read(service: Service) -> None:
-    body = json.dumps({"type": "Foo", "send_ts": NOW}).encode().rjust(api.BODY_BYTES_MAX)
+    body = json.dumps({"type": "Foo", "send_ts": NOW}).encode().rjust(BODY_BYTES_MAX)
     assert service.http.post("/task", headers=JSON, body=body).status_code == 201
 
 
@@ -542,7 +544,7 @@ CALLS = [
 def test_without_the_store_a_call_is_503(
     service: Service, method: str, path: str, error: errors.SchedulerError, message: str
 ) -> None:
-    service.api.store = Failing(error)
+    service.use(Failing(error))
     response = service.http.request(method, path)
     assert expect_error(response, 503, type(error).__name__) == {}
     assert response.headers["Retry-After"] == "1"
@@ -551,13 +553,13 @@ def test_without_the_store_a_call_is_503(
 
 @pytest.mark.parametrize("key", [None, "k"])
 def test_a_create_of_unknown_outcome_tells_the_id(service: Service, key: str | None) -> None:
-    store = service.api.store = Failing(errors.StoreUnavailable())
+    store = service.use(Failing(errors.StoreUnavailable()))
     response = service.create(key=key)
     details = expect_error(response, 503, "StoreUnavailable")
     assert response.headers["Retry-After"] == "1"
     if key is None:
         assert list(store.tables.tasks) == [details["id"]]
-    service.api.store = service.store
+    service.use(service.store)
     if key is not None:
         assert service.create(key=key).json_body["id"] == details["id"]
 
@@ -568,7 +570,7 @@ def test_a_create_whose_answer_was_lost_is_replayed_by_its_key(service: Service)
             super().create(task)
             raise errors.StoreUnavailable
 
-    service.api.store = LosesAnswer(service.tables)
+    service.use(LosesAnswer(service.tables))
     lost = expect_error(service.create(key="k"), 503, "StoreUnavailable")
     again = service.create(key="k")
     assert (again.status_code, again.json_body["id"]) == (200, lost["id"])
@@ -579,7 +581,7 @@ def test_a_create_whose_answer_was_lost_is_replayed_by_its_key(service: Service)
 def test_an_unexpected_error_is_500_and_only_the_log_knows_it(
     service: Service, method: str, path: str, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service.api.store = Failing(error)
+    service.use(Failing(error))
     response = service.http.request(method, path)
     details = expect_error(response, 500, "InternalError")
     assert "secret" not in str(response.body)
@@ -618,7 +620,7 @@ def tree(error: type[errors.SchedulerError]) -> Iterator[type[errors.SchedulerEr
 
 def test_every_error_has_a_status() -> None:
     domain = {error for error in tree(errors.SchedulerError) if error.__module__ == errors.__name__}
-    assert set(api.STATUS_BY_ERROR) == domain
+    assert set(STATUS_BY_ERROR) == domain
 
 
 @pytest.mark.parametrize("hostile", [h for h in HOSTILE if h.client], ids=lambda h: h.name)
@@ -691,21 +693,21 @@ class TakesNoWrites(MemoryStore):
 
 
 def test_ready_tells_that_the_store_takes_no_writes_and_asks_seldom(service: Service) -> None:
-    store = service.api.store = TakesNoWrites(service.tables)
+    store = service.use(TakesNoWrites(service.tables))
     for _ in range(3):
         response = service.http.get("/ready")
         assert expect_error(response, 503, "StoreReadOnly") == {}
-        assert response.json_body["Message"] == api.READ_ONLY
+        assert response.json_body["Message"] == PUBLIC_MESSAGE[errors.StoreReadOnly]
         assert response.headers["Retry-After"] == "1"
     assert store.asked == 1
     store.error = None
-    service.clock.tick(api.ASK_WRITES_EVERY_S)
+    service.clock.tick(WRITE_CHECK_EVERY_S)
     assert [service.http.get("/ready").status_code for _ in range(3)] == [200] * 3
     assert store.asked == 2
 
 
 def test_explain_does_not_take_silence_for_death_while_nobody_can_write(service: Service) -> None:
-    store = service.api.store = TakesNoWrites(service.tables)
+    store = service.use(TakesNoWrites(service.tables))
     path = f"/task/{service.created()['id']}/explain"
     service.clock.tick(5)
     told = service.http.get(path).json_body
@@ -713,10 +715,10 @@ def test_explain_does_not_take_silence_for_death_while_nobody_can_write(service:
     assert "no processor is alive" not in told["message"]
     assert service.http.get(path).json_body["reason"] == "StoreReadOnly"
     assert store.asked == 1
-    service.clock.tick(api.ASK_WRITES_EVERY_S)
+    service.clock.tick(WRITE_CHECK_EVERY_S)
     store.error = errors.StoreBusy("the line is long")
     assert service.http.get(path).json_body["reason"] == "NoProcessor"
-    service.clock.tick(api.ASK_WRITES_EVERY_S)
+    service.clock.tick(WRITE_CHECK_EVERY_S)
     beat_ms = service.clock.now_ms()
     beat = Heartbeat(processor="p", kind="worker", beat_ms=beat_ms)
     service.tables.heartbeats["p"] = beat
@@ -848,5 +850,5 @@ def test_rfc3339_and_back() -> None:
 
 def test_a_running_task_without_a_lease_shown_has_no_retry_after() -> None:
     task = Task.new(id="i", type="Foo", send_ts_ms=0, now_ms=0, token="t")
-    error = api.running(replace(task, state=TaskState.RUNNING, due_at_ms=None), NOW_MS)
+    error = running_error(replace(task, state=TaskState.RUNNING, due_at_ms=None), NOW_MS)
     assert not error.headers

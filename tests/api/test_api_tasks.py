@@ -11,7 +11,7 @@ from chalice.test import HTTPResponse
 
 import app as entry
 from chalicelib import errors
-from chalicelib.api import service as api
+from chalicelib.api import endpoints
 from chalicelib.api.explain import Explanation, Reason
 from chalicelib.attempts import LEASE_MS, Outcome
 from chalicelib.store.contract import Heartbeat
@@ -50,10 +50,10 @@ def paint() -> Iterator[None]:
     ) -> str:
         return f"{colour} {size} {depth} {tags}"
 
-    api.openapi.cache_clear()
+    endpoints.openapi.cache_clear()
     yield
     del HANDLERS["Paint"]
-    api.openapi.cache_clear()
+    endpoints.openapi.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_a_batch_tells_which_creates_have_an_unknown_outcome(service: Service) -
                 raise errors.StoreUnavailable
             return created
 
-    service.api.store = LosesSecond(service.tables)
+    service.use(LosesSecond(service.tables))
     results = batch(service, [GOOD, GOOD, GOOD], key="k")
     assert [result["status"] for result in results] == [201, 503, 201]
     lost = results[1]["error"]
     assert (lost["Code"], lost["Type"]) == (503, "StoreUnavailable")
     assert lost["Details"]["id"] in service.tables.tasks
-    service.api.store = service.store
+    service.use(service.store)
     again = batch(service, [GOOD, GOOD, GOOD], key="k")
     assert [result["status"] for result in again] == [200, 200, 200]
     assert again[1]["task"]["id"] == lost["Details"]["id"]

@@ -14,7 +14,8 @@ from chalice.test import Client
 
 import app as entry
 from chalicelib import errors
-from chalicelib.api import service as api
+from chalicelib.api.failures import STATUS_BY_ERROR
+from chalicelib.api.responses import TYPE_BY_STATUS
 from chalicelib.task_types import HANDLERS
 from local.settings import ROOT
 from tests.support.local_server import served
@@ -52,9 +53,9 @@ def test_it_names_the_task_types_of_this_version(document: Any) -> None:
 def test_it_names_every_type_of_error(document: Any) -> None:
     named = set(document["components"]["schemas"]["Error"]["properties"]["Type"]["enum"])
     internal = {errors.SchedulerError, errors.InvalidSetting, errors.TaskExists}
-    domain = {error.__name__ for error in set(api.STATUS_BY_ERROR) - internal}
+    domain = {error.__name__ for error in set(STATUS_BY_ERROR) - internal}
     of_views = {"InternalError", "TaskDeleted", "IdempotencyKeyReused", "ServerBusy"}
-    assert named == domain | set(api.TYPE_BY_STATUS.values()) | of_views
+    assert named == domain | set(TYPE_BY_STATUS.values()) | of_views
 
 
 def contents(node: Any) -> Iterator[Any]:

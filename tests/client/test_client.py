@@ -14,7 +14,7 @@ import requests
 
 import client.scheduler_client as library
 from chalicelib.api.explain import Reason
-from chalicelib.api.rendering import openapi_document
+from chalicelib.api.openapi import openapi_document
 from chalicelib.attempts import Outcome
 from chalicelib.clock import SystemClock
 from chalicelib.store.contract import Heartbeat

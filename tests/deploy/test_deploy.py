@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import app as entry
-from chalicelib.api import service as api
+from chalicelib.api.responses import TYPE_BY_STATUS
 from local.settings import ROOT
 
 MERGED = ROOT / "deploy" / "gateway_responses.json"
@@ -46,7 +46,7 @@ def test_an_answer_of_the_gateway_is_our_error_object(name: str) -> None:
     assert list(error) == ["Code", "Message", "Type", "Details"]
     assert error["Code"] == int(response["StatusCode"])
     status = HTTPStatus(error["Code"])
-    assert error["Type"] == api.TYPE_BY_STATUS.get(status, "InternalError")
+    assert error["Type"] == TYPE_BY_STATUS.get(status, "InternalError")
     asks_to_wait = error["Code"] in (429, 504)
     headers = response.get("ResponseParameters", {}).get("Headers", {})
     assert headers == ({"Retry-After": "'1'"} if asks_to_wait else {})

@@ -5,7 +5,7 @@ from email.message import Message
 
 import pytest
 
-from chalicelib.api.service import HttpError
+from chalicelib.api.responses import HttpError
 from local.body import READ_OFF_BYTES_MAX, Body
 
 

@@ -20,7 +20,8 @@ import pytest
 from chalice import local
 
 from chalicelib import log
-from chalicelib.api import service as api
+from chalicelib.api import endpoints, failures
+from chalicelib.api.responses import TYPE_BY_STATUS, json_response
 from local import crowd, gateway
 from tests.support.hostile_requests import GOOD, HOSTILE, JSON, Hostile
 from tests.support.local_server import served
@@ -115,7 +116,7 @@ def chunked(body: bytes) -> bytes:
     return post(b"Content-Type: application/json\r\nTransfer-Encoding: chunked", body)
 
 
-STATUS = {type: int(status) for status, type in api.TYPE_BY_STATUS.items()}
+STATUS = {type: int(status) for status, type in TYPE_BY_STATUS.items()}
 GARBAGE = [
     ("no HTTP", b"hello\r\n\r\n", "InvalidRequest"),
     ("one word", b"GET\r\n", "InvalidRequest"),
@@ -375,9 +376,9 @@ def test_a_request_that_is_answered_makes_no_way(
     def slow_health() -> Any:
         under_way.release()
         go_on.wait(10)
-        return api.json_response({"status": "ok"})
+        return json_response({"status": "ok"})
 
-    monkeypatch.setattr(api, "health", slow_health)
+    monkeypatch.setattr(endpoints, "health", slow_health)
     lines = [Line(narrow) for _ in range(8)]
     for line in lines:
         line.send(b"GET /health HTTP/1.1\r\n\r\n")
@@ -507,4 +508,4 @@ def test_mending_logs_to_stderr_and_puts_our_server_in_place(
     gateway.mend()
     assert local.LocalDevServer is gateway.Server
     assert done == ["log"]
-    assert logging.getLogger(api.__name__).handlers == []
+    assert logging.getLogger(failures.__name__).handlers == []

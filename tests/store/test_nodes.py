@@ -16,7 +16,7 @@ import trustme
 from chalice.test import Client as Caller
 
 import app as entry
-from chalicelib.api.service import Api
+from chalicelib.api.endpoints import Api
 from chalicelib.clock import SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreUnavailable

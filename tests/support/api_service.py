@@ -3,12 +3,12 @@
 import json
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from chalice.test import Client, HTTPResponse
 
 import app as entry
-from chalicelib.api.service import Api
+from chalicelib.api.endpoints import Api
 from chalicelib.store.memory import MemoryStore, Tables
 from chalicelib.task import Task
 from local.settings import ROOT
@@ -23,15 +23,22 @@ KEYS = [
 ]  # fmt: skip
 
 
+S = TypeVar("S", bound=MemoryStore)
+
+
 class Service:
     """An Api on a store in memory, and a client that speaks to it through the app."""
 
     def __init__(self) -> None:
         self.tables = Tables()
         self.clock = FakeClock(NOW_MS)
-        self.store = MemoryStore(self.tables)
-        self.api = Api(self.store, self.clock, new_id=lambda: str(uuid.uuid4()))
+        self.store = self.use(MemoryStore(self.tables))
         self.http = Client(entry.app, project_dir=str(ROOT)).http
+
+    def use(self, store: S) -> S:
+        """From now on the Api is one on this store."""
+        self.api = Api(store, self.clock, new_id=lambda: str(uuid.uuid4()))
+        return store
 
     def create(self, *, key: str | None = None, **fields: Any) -> HTTPResponse:
         headers = JSON if key is None else {**JSON, "Idempotency-Key": key}

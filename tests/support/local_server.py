@@ -11,7 +11,7 @@ from chalice.config import Config
 
 import app as entry
 from chalicelib import log
-from chalicelib.api.service import Api
+from chalicelib.api.endpoints import Api
 from chalicelib.clock import SystemClock
 from chalicelib.store.memory import MemoryStore, Tables
 from local import gateway
