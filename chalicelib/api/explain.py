@@ -1,8 +1,8 @@
 """Why a task has not run yet, from one reading of the store."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from chalicelib.store import ownership
 from chalicelib.store.contract import Heartbeat
@@ -26,8 +26,7 @@ class Reason(StrEnum):
     WAITING_FOR_PROCESSOR = "WaitingForProcessor"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Explanation:
+class Explanation(NamedTuple):
     """A task at a time, and who could run it.
 
     live: the processors that are alive. owner: which of them looks after the task's shard.

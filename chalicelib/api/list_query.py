@@ -20,7 +20,6 @@ CURSOR_CHARS_MAX = 512
 
 _PARAMETERS = ("state", "type", "since", "until", "limit", "cursor", "order")
 _REPEATABLE = ("state", "type")
-_LIMIT = re.compile(r"[1-9][0-9]{0,3}")
 
 T = TypeVar("T")
 
@@ -71,7 +70,7 @@ def _each(
 
 
 def _limit(text: str) -> int:
-    if not _LIMIT.fullmatch(text) or int(text) > LIMIT_MAX:
+    if not re.fullmatch("[1-9][0-9]{0,3}", text) or int(text) > LIMIT_MAX:
         expected = f"an integer from 1 to {LIMIT_MAX}"
         raise InvalidRequest.of("limit cannot be used.", "limit", text, expected)
     return int(text)

@@ -1,8 +1,7 @@
 """What the body of a create or of a batch asks for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from chalicelib import times
 from chalicelib.api.fields import check_names, one_of, string, time_ms
@@ -15,8 +14,7 @@ _FIELDS = ("type", "send_ts", "payload")
 _BATCH = f"an array of 1 to {BATCH_MAX} tasks"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NewTask:
+class NewTask(NamedTuple):
     """What a client asks for when it creates a task. payload: the text of a JSON object."""
 
     type: str
