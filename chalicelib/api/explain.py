@@ -102,8 +102,11 @@ def explain(
     types: Collection[str],
     takes_writes: Callable[[], bool] = lambda: True,
 ) -> Explanation:
-    """types: those that have a handler. takes_writes: asked only if no processor seems to be alive,
-    since none can write a heartbeat without it."""
+    """Explain a task as of `now_ms`.
+
+    types: those that have a handler. takes_writes: asked only if no processor seems to be alive,
+    since none can write a heartbeat to a store that takes no writes.
+    """
     live = ownership.beating(heartbeats, now_ms=now_ms)
     owner = ownership.owner(shard, tuple(row.processor for row in live)) if live else None
     reason = _reason(
@@ -115,15 +118,7 @@ def explain(
         has_hint=has_hint is not False,
         is_held_back=any(row.held_back_s for row in live),
     )
-    return Explanation(
-        task=task,
-        now_ms=now_ms,
-        reason=reason,
-        shard=shard,
-        owner=owner,
-        live=live,
-        has_hint=has_hint,
-    )
+    return Explanation(task, now_ms, reason, shard, owner, live, has_hint)
 
 
 def _reason(

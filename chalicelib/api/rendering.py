@@ -4,7 +4,7 @@ import json
 
 from chalicelib.api.explain import Explanation
 from chalicelib.attempts import Attempt
-from chalicelib.store.contract import Pressure
+from chalicelib.store.contract import Heartbeat, Pressure
 from chalicelib.task import Task, TaskState
 from chalicelib.times import rfc3339
 
@@ -60,16 +60,17 @@ def explanation_json(explanation: Explanation) -> dict[str, object]:
         "shard": explanation.shard,
         "owner": explanation.owner,
         "hint_present": explanation.has_hint,
-        "processors": [
-            {
-                "id": row.processor,
-                "kind": row.kind,
-                "seconds_since_beat": max(0, now_ms - row.beat_ms) / 1000,
-                "held_back_s": row.held_back_s,
-            }
-            for row in explanation.live
-        ],
+        "processors": [_processor_json(row, now_ms) for row in explanation.live],
         "attempts": [attempt_json(attempt) for attempt in task.attempts],
+    }
+
+
+def _processor_json(row: Heartbeat, now_ms: int) -> dict[str, object]:
+    return {
+        "id": row.processor,
+        "kind": row.kind,
+        "seconds_since_beat": max(0, now_ms - row.beat_ms) / 1000,
+        "held_back_s": row.held_back_s,
     }
 
 
