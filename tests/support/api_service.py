@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from chalice.test import Client, HTTPResponse
 
 import app as entry
+from chalicelib import errors
 from chalicelib.api.endpoints import Api
 from chalicelib.store.memory import MemoryStore, Tables
 from chalicelib.task import Task
@@ -21,7 +22,6 @@ KEYS = [
     "id", "type", "send_ts", "state", "processor", "attempt", "created_ts", "started_ts",
     "finished_ts", "lateness_ms", "result", "error",
 ]  # fmt: skip
-
 
 S = TypeVar("S", bound=MemoryStore)
 
@@ -75,3 +75,42 @@ def expect_error(response: HTTPResponse, status: int, type: str) -> Any:
     assert error["Code"] == status
     assert error["Message"] and isinstance(error["Details"], dict)
     return error["Details"]
+
+
+def lambda_event(**given: Any) -> dict[str, Any]:
+    """POST /task, as API Gateway hands it to Lambda."""
+    return {
+        "requestContext": {"httpMethod": "POST", "resourcePath": "/task"},
+        "pathParameters": None,
+        "multiValueQueryStringParameters": None,
+        "stageVariables": None,
+        **given,
+    }
+
+
+class TakesNoWrites(MemoryStore):
+    """As a store whose disk is full. asked: how often a write was tried."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self.error: errors.StoreUnavailable | None = errors.StoreReadOnly("the disk is full")
+        self.asked = 0
+
+    def check_writes(self) -> None:
+        self.asked += 1
+        if self.error:
+            raise self.error
+
+
+EXPLAINED = [
+    "id", "type", "state", "now", "due", "reason", "message", "due_at", "seconds_until_due",
+    "next_retry", "held_by", "lease_until", "shard", "owner", "hint_present", "processors",
+    "attempts",
+]  # fmt: skip
+
+
+def explained(service: Service, task_id: str) -> Any:
+    response = service.http.get(f"/task/{task_id}/explain")
+    assert response.status_code == 200, response.body
+    assert list(response.json_body) == EXPLAINED
+    return response.json_body
