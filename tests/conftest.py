@@ -21,7 +21,8 @@ from chalicelib.errors import InvalidSetting, SchedulerError
 from chalicelib.store.alternator import tables
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.store import AlternatorTaskStore
-from chalicelib.store.alternator.wire.client import Client, TransportThread
+from chalicelib.store.alternator.wire.client import Client, LoopThread
+from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.contract import TaskQueue, TaskStore
 from chalicelib.store.memory import MemoryQueue, MemoryStore, Tables
 from local.engine import binary
@@ -177,29 +178,43 @@ def raw_client(settings: Settings) -> Iterator["DynamoDBClient"]:
 
 
 @pytest.fixture
-def wire(settings: Settings) -> Iterator[TransportThread]:
-    """To the engine; every request is checked."""
-    wire = TransportThread(lambda: CheckedTransport.open(settings, SystemClock()))
-    yield wire
-    wire.close()
+def thread() -> Iterator[LoopThread]:
+    """What blocking clients run in."""
+    thread = LoopThread()
+    yield thread
+    thread.close()
 
 
 @pytest.fixture
-def client(wire: TransportThread, settings: Settings, engine: Engine) -> Iterator[Client]:
+def wire(settings: Settings, thread: LoopThread) -> Iterator[CheckedTransport]:
+    """To the engine, in the loop of `thread`; every request is checked."""
+
+    async def opened() -> CheckedTransport:
+        return CheckedTransport.open(settings, SystemClock())
+
+    wire = thread.run(opened())
+    yield wire
+    thread.run(wire.close())
+
+
+@pytest.fixture
+def client(
+    thread: LoopThread, wire: CheckedTransport, settings: Settings, engine: Engine
+) -> Iterator[Client]:
     """The service's client on the engine, with the tables created, and nothing in them."""
-    client = Client(wire, SystemClock())
+    client = Client(thread, Requester(wire, SystemClock()))
     with engine.tables(client, settings.table_prefix):
         yield client
 
 
 @pytest.fixture
-def moto_client(monkeypatch: pytest.MonkeyPatch) -> Iterator["DynamoDBClient"]:
+def moto_client(monkeypatch: pytest.MonkeyPatch, thread: LoopThread) -> Iterator["DynamoDBClient"]:
     """A plain boto3 client on tables in this process."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
     with mock_aws():
         client = boto3.client("dynamodb", region_name="us-east-1")
-        tables.create(Client(BotoWire(client), SystemClock()))
+        tables.create(Client(thread, Requester(BotoWire(client), SystemClock())))
         yield client
 
 
@@ -212,7 +227,8 @@ def store_kit(request: pytest.FixtureRequest) -> StoreKit:
         store = MemoryStore(Tables())
     elif request.param == "moto":
         moto = BotoWire(request.getfixturevalue("moto_client"))
-        store = AlternatorTaskStore(Client(moto, clock), clock, shards=4)
+        moto_client = Client(request.getfixturevalue("thread"), Requester(moto, clock))
+        store = AlternatorTaskStore(moto_client, clock, shards=4)
     else:
         prefix = request.getfixturevalue("settings").table_prefix
         client = request.getfixturevalue("client")

@@ -18,7 +18,8 @@ from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreMismatch, StoreUnavailable
 from chalicelib.store.alternator import tables
 from chalicelib.store.alternator.tables import TABLES
-from chalicelib.store.alternator.wire.client import Client, TransportThread
+from chalicelib.store.alternator.wire.client import Client, LoopThread
+from chalicelib.store.alternator.wire.requester import Requester
 from deploy import __main__ as command
 from deploy import doctor, plan, provision
 from deploy import options as deploy_options
@@ -30,6 +31,7 @@ from local.settings import ROOT
 from tests.conftest import free_port
 from tests.support.engine import Engine
 from tests.support.front import HOSTS, Front, front
+from tests.support.profile import CheckedTransport
 
 if TYPE_CHECKING:
     pass
@@ -173,10 +175,13 @@ def given(*words: str) -> argparse.Namespace:
 
 
 @pytest.fixture
-def site(engine: Engine, settings: Settings, wire: TransportThread) -> Iterator[Site]:
+def site(
+    engine: Engine, settings: Settings, thread: LoopThread, wire: CheckedTransport
+) -> Iterator[Site]:
     with front(engine.settings, *HOSTS) as nodes:
         env = {"ALTERNATOR_ENDPOINTS": nodes.url(), "TABLE_PREFIX": settings.table_prefix}
-        yield Site(Options.of(given(), env), nodes, Client(wire, SystemClock()))
+        client = Client(thread, Requester(wire, SystemClock()))
+        yield Site(Options.of(given(), env), nodes, client)
 
 
 # The plan

@@ -25,7 +25,7 @@ from typing import Any
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
-from chalicelib.store.alternator import requests, tables
+from chalicelib.store.alternator import requests, tables, time_index
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
@@ -225,12 +225,13 @@ class Arena(Cluster):
         indexes = queue._indexes
         places = [(place, task) for task in made for place in indexes.times(task)]
         named = [row for (i, ms), task in places for row in i.directory_rows(ms, task.id)]
-        await queue.write(dict.fromkeys(named))
-        await queue.write([row for task in made for row in indexes.rows(task)])
+        await queue._requester.write(time_index.batches(named))
+        rows = [row for task in made for row in indexes.rows(task)]
+        await queue._requester.write(time_index.batches(rows))
         table = f"{self.direct.table_prefix}tasks"
         for start in range(0, len(made), 25):
             records = [requests.encode_task(task) for task in made[start : start + 25]]
-            await queue.decide(requests.write_rows({table: records}, {}))
+            await queue._requester.decide(requests.write_rows({table: records}, {}))
 
     # Evidence
 

@@ -152,8 +152,10 @@ def test_following_empty_pages_loses_nothing(
             query = requests.query(
                 schedule, "slot", "1/x", between=("000", "999"), limit=7, descending=descending
             )
-            found = [row async for row in queue.pages(query)]
-            scanned = [row async for row in queue.pages(requests.scan(schedule, 0, 1, None))]
+            found = [row async for row in queue._requester.items(query)]
+            scanned = [
+                row async for row in queue._requester.items(requests.scan(schedule, 0, 1, None))
+            ]
             await queue.close()
         assert found == (rows[::-1] if descending else rows)
         assert sorted(row["at"]["S"] for row in scanned) == [row["at"]["S"] for row in rows]

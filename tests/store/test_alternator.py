@@ -31,7 +31,8 @@ from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.time_index import Announced, Indexes
-from chalicelib.store.alternator.wire.client import Client, TransportThread
+from chalicelib.store.alternator.wire.client import Client, LoopThread
+from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Hint, Refused, TaskFilter
 from chalicelib.task import Task, TaskState, shard_of
@@ -49,7 +50,7 @@ IDS = Ids(7)
 
 
 @pytest.fixture
-def faulty(wire: TransportThread, client: Client) -> FaultyWire:
+def faulty(wire: CheckedTransport, client: Client) -> FaultyWire:
     return FaultyWire(wire)
 
 
@@ -59,8 +60,10 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def store(faulty: FaultyWire, settings: Settings, clock: FakeClock) -> AlternatorTaskStore:
-    client = Client(faulty, clock, rng=Random(1), sleep=clock.tick)
+def store(
+    thread: LoopThread, faulty: FaultyWire, settings: Settings, clock: FakeClock
+) -> AlternatorTaskStore:
+    client = Client(thread, Requester(faulty, clock, rng=Random(1), sleep=clock.sleep))
     prefix, shards = settings.table_prefix, settings.shards
     return AlternatorTaskStore(client, clock, prefix=prefix, shards=shards)
 
@@ -319,11 +322,11 @@ def test_page_is_cut_short_when_little_fits(
 
 
 def test_pending_is_found_without_walking_history(
-    store: AlternatorTaskStore, faulty: FaultyWire, clock: FakeClock
+    thread: LoopThread, store: AlternatorTaskStore, faulty: FaultyWire, clock: FakeClock
 ) -> None:
     for i in range(30):
         task = store.create(task_at(NOON_MS - i * 3_600_000))
-        store._drop_rows(task)
+        thread.run(store._rows.delete(task))
     pending = store.create(task_at(NOON_MS + 5))
     faulty.sent.clear()
     page = store.list(TaskFilter(states=frozenset({TaskState.SCHEDULED})))
@@ -335,8 +338,8 @@ def test_pending_is_found_without_walking_history(
 
 
 @pytest.fixture
-def moto(moto_client: "DynamoDBClient", clock: FakeClock) -> Client:
-    return Client(BotoWire(moto_client), clock)
+def moto(thread: LoopThread, moto_client: "DynamoDBClient", clock: FakeClock) -> Client:
+    return Client(thread, Requester(BotoWire(moto_client), clock))
 
 
 def test_tables_of_something_else_are_refused(moto: Client, moto_client: "DynamoDBClient") -> None:
@@ -371,32 +374,38 @@ def test_missing_table_is_refused_and_created(moto: Client, moto_client: "Dynamo
 
 
 def test_table_that_was_created_although_it_said_no(
-    wire: TransportThread, client: Client, settings: Settings, clock: FakeClock
+    thread: LoopThread, wire: CheckedTransport, client: Client, settings: Settings, clock: FakeClock
 ) -> None:
     faulty = FaultyWire(wire)
     faulty.lose("CreateTable")
     prefix = settings.table_prefix + "again_"
-    tables.create(Client(faulty, clock, sleep=clock.tick), prefix, sleep=clock.tick)
+    tables.create(
+        Client(thread, Requester(faulty, clock, sleep=clock.sleep)), prefix, sleep=clock.tick
+    )
     tables.verify(client, prefix)
     assert faulty.sent.count("CreateTable") == 1 + len(tables.TABLES)
 
 
 def test_tables_that_are_there_are_not_created_again(
-    wire: TransportThread, client: Client, raw_client: "DynamoDBClient", settings: Settings
+    thread: LoopThread,
+    wire: CheckedTransport,
+    client: Client,
+    raw_client: "DynamoDBClient",
+    settings: Settings,
 ) -> None:
     """The service's own role may not create any, and is enough."""
     prefix = settings.table_prefix
     faulty = FaultyWire(wire)
-    tables.create(Client(faulty, SystemClock()), prefix)
+    tables.create(Client(thread, Requester(faulty, SystemClock())), prefix)
     assert not {"CreateTable", "UpdateTimeToLive"} & set(faulty.sent)
     raw_client.delete_table(TableName=f"{prefix}timeline")
-    tables.create(Client(faulty, SystemClock()), prefix)
+    tables.create(Client(thread, Requester(faulty, SystemClock())), prefix)
     assert faulty.sent.count("CreateTable") == 1
     tables.verify(client, prefix)
 
 
 def test_table_that_another_created_meanwhile_is_taken(
-    wire: TransportThread, client: Client, settings: Settings
+    thread: LoopThread, wire: CheckedTransport, client: Client, settings: Settings
 ) -> None:
     """It is described as missing, as Alternator says that, and then there."""
     faulty = FaultyWire(wire)
@@ -404,19 +413,24 @@ def test_table_that_another_created_meanwhile_is_taken(
     absent = outcome.failure("ResourceNotFoundException", message, 400)
     for _ in tables.TABLES:
         faulty.lose("DescribeTable", "before", absent)
-    tables.create(Client(faulty, SystemClock()), settings.table_prefix)
+    tables.create(Client(thread, Requester(faulty, SystemClock())), settings.table_prefix)
     assert faulty.sent.count("CreateTable") == len(tables.TABLES)
     tables.verify(client, settings.table_prefix)
 
 
 @pytest.mark.parametrize("action", ["DescribeTable", "ListTagsOfResource", "UpdateItem"])
 def test_store_that_cannot_be_asked_is_unavailable(
-    wire: TransportThread, client: Client, settings: Settings, clock: FakeClock, action: str
+    thread: LoopThread,
+    wire: CheckedTransport,
+    client: Client,
+    settings: Settings,
+    clock: FakeClock,
+    action: str,
 ) -> None:
     faulty = FaultyWire(wire)
     for _ in range(1000):
         faulty.lose(action, "before")
-    impatient = Client(faulty, clock, sleep=clock.tick, patience_s=0.5)
+    impatient = Client(thread, Requester(faulty, clock, sleep=clock.sleep, patience_s=0.5))
     with pytest.raises(StoreUnavailable, match="does not answer"):
         tables.verify(impatient, settings.table_prefix)
         tables.warm_up(impatient, settings.table_prefix)
@@ -773,9 +787,9 @@ def test_flush_leaves_what_was_asked_for_lately(
 
 
 def test_more_deletions_than_may_wait_are_sent_oldest_first(
-    store: AlternatorTaskStore, faulty_queue: Queue, monkeypatch: pytest.MonkeyPatch
+    store: AlternatorTaskStore, faulty_queue: Queue
 ) -> None:
-    monkeypatch.setattr("chalicelib.store.alternator.queue.CLEAN_KEPT", 30)
+    faulty_queue.queue._obsolete._kept = 30
     hints = in_one_shard(store, 70)
     for hint in hints:
         faulty_queue.run(faulty_queue.queue.forget_hint(hint))
@@ -953,7 +967,7 @@ def test_slow_sweep_looks_at_a_directory_row_once(
         for index, time_ms in indexes.times(task)
         for row in index.directory_rows(time_ms, task.id)
     }
-    faulty_queue.run(queue.write(rows, delete=True))
+    faulty_queue.run(queue._requester.write(time_index.batches(rows, delete=True)))
     sent.clear()
     assert faulty_queue.run(queue.sweep_segment(0, 1, now_ms=NOON_MS)) == len(rows)
     asked = Counter(
@@ -969,7 +983,8 @@ def test_slow_sweep_looks_at_a_directory_row_once(
 
 
 async def _listed(queue: AlternatorTaskQueue, table: str, slot: str) -> list[int]:
-    return [time_index.time_of(row["at"]["S"]) async for row in queue.query(table, slot)]
+    rows = queue._requester.items(requests.query(table, "slot", slot))
+    return [time_index.time_of(row["at"]["S"]) async for row in rows]
 
 
 def test_condition_failures_carry_what_stands_there(

@@ -22,12 +22,14 @@ from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.time_index import Indexes
-from chalicelib.store.alternator.wire.client import Client, TransportThread
+from chalicelib.store.alternator.wire.client import Client, LoopThread
+from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import TaskFilter
 from chalicelib.task import Task, TaskState
 from tests.support.engine import Engine
 from tests.support.fakes import NOON_MS, FakeClock, Ids, NoWatchdog, new_task
+from tests.support.profile import CheckedTransport
 from tests.support.wires import FaultyWire
 
 HISTORY = 100_000
@@ -72,7 +74,7 @@ async def write_straight(settings: Settings, puts: Iterator[tuple[str, JsonObjec
 
 
 def test_history_costs_a_list_of_what_is_pending_nothing(
-    engine: Engine, settings: Settings, wire: TransportThread, client: Client
+    engine: Engine, settings: Settings, thread: LoopThread, wire: CheckedTransport, client: Client
 ) -> None:
     """With 16 shards: the shards, their directories, the hours that are named, and the tasks."""
     if not engine.is_embedded:
@@ -80,7 +82,7 @@ def test_history_costs_a_list_of_what_is_pending_nothing(
     settings = replace(settings, shards=16)
     ids, rng = Ids(9), Random(9)
     clock, counting = FakeClock(), FaultyWire(wire)
-    watched = Client(counting, clock)
+    watched = Client(thread, Requester(counting, clock))
     store = AlternatorTaskStore(watched, clock, prefix=settings.table_prefix, shards=16)
     due = [new_task(ids, send_ts_ms=NOON_MS + rng.randrange(3 * HOUR_MS)) for _ in range(60)]
     store.create_many(due)

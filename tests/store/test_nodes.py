@@ -25,9 +25,10 @@ from chalicelib.store.alternator import tables
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.requests import Request
 from chalicelib.store.alternator.store import AlternatorTaskStore
-from chalicelib.store.alternator.wire.client import Client, TransportThread
+from chalicelib.store.alternator.wire.client import Client, LoopThread
 from chalicelib.store.alternator.wire.limit import DONE_AFTER_S
 from chalicelib.store.alternator.wire.nodes import TIME_LOOKS
+from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Hint
 from chalicelib.task import Task
@@ -72,7 +73,16 @@ def create(store: AlternatorTaskStore, count: int) -> list[Task]:
 
 def connected(settings: Settings) -> Client:
     """A client that looks at the nodes every 0.2 s."""
-    return Client(TransportThread(lambda: Transport.open(settings, CLOCK, REFRESH_S)), CLOCK)
+
+    async def opened() -> Transport:
+        return Transport.open(settings, CLOCK, REFRESH_S)
+
+    thread = LoopThread()
+    try:
+        return Client(thread, Requester(thread.run(opened()), CLOCK))
+    except BaseException:
+        thread.close()
+        raise
 
 
 def with_queue(settings: Settings, use: Callable[[AlternatorTaskQueue], Awaitable[Any]]) -> Any:
@@ -419,7 +429,8 @@ def test_certificate_of_somebody_else_is_named(
 
     async def ask(queue: AlternatorTaskQueue) -> None:
         with pytest.raises(StoreUnavailable, match="ALTERNATOR_CA_FILE"):
-            await queue.decide(Request("ListTables", {}), until_s=CLOCK.monotonic_s() + 0.5)
+            deadline_s = CLOCK.monotonic_s() + 0.5
+            await queue._requester.decide(Request("ListTables", {}), deadline_s=deadline_s)
 
     with_queue(settings, ask)
     assert nodes.seen == []

@@ -81,6 +81,10 @@ class FakeClock:
     def tick(self, seconds: float) -> None:
         self.elapsed_s += seconds
 
+    async def sleep(self, seconds: float) -> None:
+        """Takes no time, but passes it."""
+        self.tick(seconds)
+
 
 class ClockAhead(SystemClock):
     """The machine's clock, wrong by a minute."""

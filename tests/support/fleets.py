@@ -15,9 +15,8 @@ from chalicelib.processing.processor import Processor
 from chalicelib.store.alternator import requests, time_index
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.requests import JsonObject, Request
-from chalicelib.store.alternator.store import PARALLEL_QUERIES
+from chalicelib.store.alternator.store import PARALLEL_REQUESTS
 from chalicelib.store.alternator.time_index import Indexes
-from chalicelib.store.alternator.wire.client import Try
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.transport import VIEWS, Transport
 from chalicelib.store.clock import StoreClock
@@ -175,8 +174,7 @@ class Views:
     async def ask(
         self, request: Request, rank: Rank = Rank.VIEW, key: str | None = None
     ) -> JsonObject:
-        how = Try(key=key, attempt=0, timeout_s=8.0, rank=rank, is_repeated=False)
-        return await self._transport.send(request, **how._asdict())
+        return await self._transport.send(request, key=key, attempt=0, timeout_s=8.0, rank=rank)
 
     async def create(self) -> str:
         now_ms = LoopClock().now_ms()
@@ -203,11 +201,11 @@ class Views:
         await self.ask(requests.get_many("tasks", keys))
 
     async def _many(self, asked: Sequence[Request]) -> Sequence[JsonObject]:
-        """So many side by side as the store of the views has threads."""
-        threads = asyncio.Semaphore(PARALLEL_QUERIES)
+        """So many side by side as the store of the views sends."""
+        places = asyncio.Semaphore(PARALLEL_REQUESTS)
 
         async def one(request: Request) -> JsonObject:
-            async with threads:
+            async with places:
                 return await self.ask(request, Rank.LIST)
 
         return await asyncio.gather(*map(one, asked))

@@ -1,5 +1,6 @@
-"""Other wires than the service's own, to put below its client."""
+"""Other wires than the service's own, to put below its requester."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from botocore.exceptions import ClientError
 from chalicelib.store.alternator import outcome
 from chalicelib.store.alternator.outcome import Unanswered
 from chalicelib.store.alternator.requests import JsonObject, Request
-from chalicelib.store.alternator.wire.client import Try, Wire
+from chalicelib.store.alternator.wire.requester import Wire
 from chalicelib.store.contract import NO_PRESSURE, Pressure
 from tests.support import profile
 
@@ -24,7 +25,7 @@ class BotoWire:
     def __init__(self, client: "DynamoDBClient") -> None:
         self._client = client
 
-    def send(self, request: Request, how: Try) -> JsonObject:
+    async def send(self, request: Request, **how: Any) -> JsonObject:
         profile.check(request.action, request.body)
         try:
             answer: Any = getattr(self._client, xform_name(request.action))(**request.body)
@@ -41,14 +42,14 @@ class BotoWire:
     def pressure(self) -> Pressure:
         return NO_PRESSURE
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._client.close()
 
 
 class FaultyWire:
     """A wire whose next requests go wrong: before or after they were applied.
 
-    before: what happens just before the next request of an action.
+    before: what happens just before the next request of an action, in a thread: it may block.
     """
 
     def __init__(self, wire: Wire) -> None:
@@ -60,23 +61,23 @@ class FaultyWire:
     def lose(self, action: str, when: str = "after", error: Exception | None = None) -> None:
         self.faults.append((action, when, error or Unanswered("lost")))
 
-    def send(self, request: Request, how: Try) -> JsonObject:
+    async def send(self, request: Request, **how: Any) -> JsonObject:
         self.sent.append(request.action)
         if request.action in self.before:
-            self.before.pop(request.action)()
+            await asyncio.to_thread(self.before.pop(request.action))
         fault = next((fault for fault in self.faults if fault[0] == request.action), None)
         if fault is None:
-            return self._wire.send(request, how)
+            return await self._wire.send(request, **how)
         self.faults.remove(fault)
         if fault[1] == "after":
-            self._wire.send(request, how)
+            await self._wire.send(request, **how)
         raise fault[2]
 
     def pressure(self) -> Pressure:
         return self._wire.pressure()
 
-    def close(self) -> None:
-        self._wire.close()
+    async def close(self) -> None:
+        await self._wire.close()
 
     @contextmanager
     def meanwhile(self) -> Iterator[list[str]]:

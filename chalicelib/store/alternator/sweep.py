@@ -6,14 +6,17 @@ rows that lead to a finished or deleted one.
 
 import itertools
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from chalicelib.clock import Clock
 from chalicelib.errors import UnreadableTask
 from chalicelib.store.alternator import requests, time_index
-from chalicelib.store.alternator.requests import Item, JsonObject, Request
+from chalicelib.store.alternator.hints import Hints
+from chalicelib.store.alternator.index_rows import IndexRows
+from chalicelib.store.alternator.lookup import tasks_by_id
+from chalicelib.store.alternator.requests import Item, JsonObject
 from chalicelib.store.alternator.time_index import Indexes, Row
+from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.contract import Position
 from chalicelib.task import FINISHED, UNFINISHED, Task, TaskState
 
@@ -30,51 +33,41 @@ NAMED_MAX = 10_000
 """Directory rows that one sweep remembers to have seen; many tasks lie in a bucket."""
 
 
-class Rows(Protocol):
-    """The plain reads and writes that a sweep needs of its queue."""
-
-    async def shards(self) -> Collection[int]: ...
-
-    async def get(self, task_ids: Collection[str]) -> Mapping[str, Task | None]: ...
-
-    async def write(self, rows: Sequence[Row], *, delete: bool = False) -> None: ...
-
-    def query(
-        self, table: str, slot: str, *, between: tuple[str, str] | None, limit: int | None = None
-    ) -> AsyncIterator[Item]: ...
-
-    def pages(self, request: Request) -> AsyncIterator[Item]: ...
-
-    def get_items(self, table: str, keys: Sequence[Item]) -> AsyncIterator[Item]: ...
-
-
 class Sweeper:
     """Remembers where the fast sweep stopped in each shard, and rows whose task it missed."""
 
-    def __init__(self, rows: Rows, tasks_table: str, indexes: Indexes, clock: Clock) -> None:
+    def __init__(
+        self,
+        requester: Requester,
+        hints: Hints,
+        rows: IndexRows,
+        indexes: Indexes,
+        tasks_table: str,
+        clock: Clock,
+    ) -> None:
+        self._requester = requester
+        self._hints = hints
         self._rows = rows
-        self._tasks_table = tasks_table
         self._indexes = indexes
+        self._tasks_table = tasks_table
         self._clock = clock
         self._resume: dict[int, str] = {}
         self._orphans: OrderedDict[Position, float] = OrderedDict()
 
     async def overdue(self, now_ms: int) -> int:
-        return sum([await self._overdue_shard(s, now_ms) for s in await self._rows.shards()])
+        return sum([await self._overdue_shard(s, now_ms) for s in await self._hints.shards()])
 
     async def put_again(self, failed_ids: Collection[str]) -> None:
         """Called after the rows of `open` of failed tasks were deleted: some may be run again."""
-        tasks = await self._rows.get(failed_ids) if failed_ids else {}
+        tasks = await tasks_by_id(self._requester, self._tasks_table, failed_ids)
         again = [task for task in tasks.values() if task and task.state in UNFINISHED]
-        rows = [self._indexes.open_rows(task) for task in again]
-        await self._rows.write([row for row, *_ in rows])
-        await self._rows.write([row for _, *directory in rows for row in directory])
+        await self._rows.put_open_again(again)
 
     async def segment(self, segment: int, segments: int, now_ms: int) -> int:
         changed, named = 0, set[Row]()
         scan = requests.scan(self._tasks_table, segment, segments, None)
         batch: list[Task] = []
-        async for item in self._rows.pages(scan):
+        async for item in self._requester.items(scan):
             try:
                 batch.append(requests.decode_task(item))
             except UnreadableTask:
@@ -107,14 +100,12 @@ class Sweeper:
         low = self._resume.get(shard, time_index.time_key(time_index.YEAR_ONE_MS))
         first = time_index.time_key(index.bucket_of(time_index.time_of(low)))
         high = time_index.time_key(until_ms)
-        directory = self._rows.query(index.table, index.directory(shard), between=(first, high))
+        directory = self._query(index.directory(shard), between=(first, high))
         async for named in directory:
             bucket = time_index.time_of(named["at"]["S"])
             slot = index.slot(shard, bucket)
             empty = True
-            async for row in self._rows.query(
-                index.table, slot, between=(low, high), limit=ROWS_MAX
-            ):
+            async for row in self._query(slot, between=(low, high), limit=ROWS_MAX):
                 empty = False
                 yield time_index.position_of(row)
             if empty and low <= time_index.time_key(bucket):
@@ -129,17 +120,19 @@ class Sweeper:
         if not index.may_close(bucket, self._clock.now_ms()):
             return
         row = index.bucket_row(shard, bucket)
-        await self._rows.write([row], delete=True)
+        await self._write([row], delete=True)
         slot = index.slot(shard, bucket)
-        async for _ in self._rows.query(index.table, slot, between=None, limit=1):
-            await self._rows.write([row])
+        async for _ in self._query(slot, limit=1):
+            await self._write([row])
             return
 
     async def _examine(self, positions: Sequence[Position], now_ms: int) -> int:
         """Rows of `open`: repair what their tasks need, delete those that lead nowhere."""
         if not positions:
             return 0
-        tasks = await self._rows.get([position.id for position in positions])
+        tasks = await tasks_by_id(
+            self._requester, self._tasks_table, [position.id for position in positions]
+        )
         readable = [task for task in tasks.values() if task is not None]
         finished = [task for task in readable if task.state in FINISHED]
         obsolete = [self._indexes.open.row(t.send_ts_ms, t.id) for t in finished]
@@ -149,7 +142,7 @@ class Sweeper:
             if is_astray or (position.id not in tasks and self._is_orphan(position)):
                 obsolete.append(self._indexes.open.row(*position))
                 obsolete.append(self._indexes.all.row(*position))
-        await self._rows.write(obsolete, delete=True)
+        await self._write(obsolete, delete=True)
         await self.put_again({task.id for task in finished if task.state is TaskState.FAILED})
         return len(obsolete) + await self._repair(readable, now_ms, set())
 
@@ -177,9 +170,9 @@ class Sweeper:
         there = await self._there(wanted + deleted)
         missing = [row for row in dict.fromkeys(wanted) if row[:3] not in there]
         surplus = [row for row in deleted if row[:3] in there]
-        await self._rows.write([row for row in missing if row.is_directory])
-        await self._rows.write([row for row in missing if not row.is_directory])
-        await self._rows.write(surplus, delete=True)
+        await self._write([row for row in missing if row.is_directory])
+        await self._write([row for row in missing if not row.is_directory])
+        await self._write(surplus, delete=True)
         if len(named) < NAMED_MAX:
             named.update(row for row in wanted if row.is_directory)
         return len(missing) + len(surplus)
@@ -195,6 +188,16 @@ class Sweeper:
         by_table = itertools.groupby(sorted(dict.fromkeys(rows)), key=lambda row: row.table)
         for table, group in by_table:
             keys: Sequence[JsonObject] = [row.key for row in group]
-            async for item in self._rows.get_items(table, keys):
-                found.add((table, item["slot"]["S"], item["at"]["S"]))
+            items = await self._requester.get_items(table, keys)
+            found |= {(table, item["slot"]["S"], item["at"]["S"]) for item in items}
         return found
+
+    def _query(
+        self, slot: str, *, between: tuple[str, str] | None = None, limit: int | None = None
+    ) -> AsyncIterator[Item]:
+        table = self._indexes.open.table
+        query = requests.query(table, "slot", slot, between=between, limit=limit)
+        return self._requester.items(query)
+
+    async def _write(self, rows: Sequence[Row], *, delete: bool = False) -> None:
+        await self._requester.write(time_index.batches(rows, delete=delete))

@@ -10,14 +10,11 @@ from chalicelib.clock import Sleep, pause
 from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
 from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.outcome import ConditionFailed
-from chalicelib.store.alternator.requests import Item, JsonObject, Request
+from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.wire.client import Client
 
 ISOLATION = "system:write_isolation"
 PURGE_ATTRIBUTE = "purge_at_s"
-FLEET = "all"
-NO_FLEET: Item = {"fleet": {"S": "none"}, "processor": {"S": "check"}}
-"""A row of `workers` for whoever wants to know whether rows can be put."""
 ACTIVE_TRIES = 100
 ACTIVE_PAUSE_S = 0.1
 

@@ -1,0 +1,49 @@
+"""The rows of processors, by which they know of each other."""
+
+from collections.abc import Sequence
+
+from chalicelib.store.alternator import requests
+from chalicelib.store.alternator.requests import Item, JsonObject
+from chalicelib.store.alternator.wire.gate import Rank
+from chalicelib.store.alternator.wire.requester import Requester
+from chalicelib.store.contract import Heartbeat
+
+FLEET = "all"
+NOBODY: Item = {"fleet": {"S": "none"}, "processor": {"S": "check"}}
+"""A row for whoever wants to know whether rows can be put."""
+
+
+class Heartbeats:
+    """The table of heartbeats. rank: of the requests."""
+
+    def __init__(self, requester: Requester, table: str, rank: Rank) -> None:
+        self._requester = requester
+        self._table = table
+        self._rank = rank
+
+    async def all(self) -> Sequence[Heartbeat]:
+        """See TaskStore.heartbeats."""
+        rows = self._requester.items(requests.query(self._table, "fleet", FLEET), rank=self._rank)
+        return [requests.decode_heartbeat(row) async for row in rows]
+
+    async def put(self, heartbeat: Heartbeat) -> None:
+        """In place of the processor's last one."""
+        item: JsonObject = {
+            "fleet": {"S": FLEET},
+            "processor": {"S": heartbeat.processor},
+            "kind": {"S": heartbeat.kind},
+            "beat_ms": {"N": str(heartbeat.beat_ms)},
+            "interval_ms": {"N": str(heartbeat.interval_ms)},
+        }
+        if heartbeat.held_back_s:
+            item["held_back_s"] = {"N": str(heartbeat.held_back_s)}
+        await self._requester.decide(requests.put_row(self._table, item), rank=self._rank)
+
+    async def delete(self, processor: str) -> None:
+        key: Item = {"fleet": {"S": FLEET}, "processor": {"S": processor}}
+        await self._requester.decide(requests.delete_row(self._table, key), rank=self._rank)
+
+    async def put_nobody(self, deadline_s: float) -> None:
+        """A row that nobody reads: it tells whether the store takes writes."""
+        request = requests.put_row(self._table, NOBODY)
+        await self._requester.decide(request, deadline_s=deadline_s, rank=self._rank)

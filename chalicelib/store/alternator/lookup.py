@@ -1,0 +1,26 @@
+"""Tasks by their ids."""
+
+from collections.abc import Iterable
+
+from chalicelib.errors import UnreadableTask
+from chalicelib.store.alternator import requests
+from chalicelib.store.alternator.requests import Item
+from chalicelib.store.alternator.wire.requester import Requester
+from chalicelib.task import Task
+
+
+async def tasks_by_id(
+    requester: Requester, table: str, ids: Iterable[str], *, deadline_s: float | None = None
+) -> dict[str, Task | None]:
+    """These tasks as last committed, tombstones included; missing ones are left out.
+
+    None stands for a record of a newer version, which this one cannot read.
+    """
+    keys: list[Item] = [{"id": {"S": id}} for id in dict.fromkeys(ids)]
+    tasks: dict[str, Task | None] = {}
+    for item in await requester.get_items(table, keys, deadline_s=deadline_s):
+        try:
+            tasks[item["id"]["S"]] = requests.decode_task(item)
+        except UnreadableTask:
+            tasks[item["id"]["S"]] = None
+    return tasks
