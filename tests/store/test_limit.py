@@ -9,14 +9,12 @@ import pytest
 
 from chalicelib.store.alternator.wire.gate import Gate, Rank, TooLong, Turn
 from chalicelib.store.alternator.wire.limit import (
-    DONE_AFTER_S,
     FAILURES_MAX,
     PROBE_PAUSE_MAX_S,
     TRY_AFTER_S,
-    Asked,
-    Kind,
     Limit,
 )
+from chalicelib.store.alternator.wire.outstanding import DONE_AFTER_S, Asked, Kind
 from chalicelib.store.alternator.wire.transport import Budget
 from tests.support.fakes import FakeClock, run_virtually
 

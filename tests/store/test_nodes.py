@@ -26,8 +26,8 @@ from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.requests import Request
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client, LoopThread
-from chalicelib.store.alternator.wire.limit import DONE_AFTER_S
 from chalicelib.store.alternator.wire.nodes import TIME_LOOKS
+from chalicelib.store.alternator.wire.outstanding import DONE_AFTER_S
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Hint

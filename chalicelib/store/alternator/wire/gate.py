@@ -14,8 +14,8 @@ from math import inf
 from typing import NamedTuple
 
 from chalicelib.store.alternator.wire.connection import NotConnected
-from chalicelib.store.alternator.wire.limit import Asked, Kind
 from chalicelib.store.alternator.wire.nodes import Nodes, Peer
+from chalicelib.store.alternator.wire.outstanding import Asked, Kind
 from chalicelib.store.contract import Pressure
 
 LOOK_EVERY_S = 0.25

@@ -7,10 +7,11 @@ asked; else less. A node that only fails, or does not answer at all, is asked on
 with pauses.
 """
 
-import itertools
-from enum import Enum
 from math import inf
 from random import Random
+
+from chalicelib.store.alternator.wire.latency import Best, Round
+from chalicelib.store.alternator.wire.outstanding import Asked, Kind, Outstanding
 
 UNUSED_S = 2.0
 """What was not needed for so long is given up again, half of it each time: others may have come."""
@@ -19,12 +20,6 @@ LEAST = 0.1
 """Below 1 there is one request at a time, with a pause after it: LEAST of the time is used."""
 PACE_MAX_S = 1.0
 """Such a pause is never longer."""
-BEST_FOR_S = 300.0
-"""What was the best is forgotten after this to twice this: a store may have moved away."""
-BEST_MAX_S = 0.3
-KINDS_APART = 4.0
-"""At best one kind of requests takes so many times as long as another, and a quarter of the slack:
-what is first asked in a burst is not believed to take at best as long as it did."""
 FAILURES_MAX = 5
 """So many failures in a row, and nothing but one probe at a time is sent."""
 PROBE_PAUSE_S = 0.05
@@ -32,35 +27,10 @@ PROBE_PAUSE_MAX_S = 2.0
 """Between two probes; it doubles with each that fails, with full jitter above half."""
 LATENCY_MAX_S = 3.0
 """A longer one counts as this, so that what is usual is soon known again after an outage."""
-OVERTAKEN_BY_S = 0.5
 TRY_AFTER_S = 0.5
 TRY_MAX_S = 8.0
 """With all places taken and no answer to anything, one more is tried after this, then after twice
 as long: it tells whether answers are lost or everything stands still."""
-DONE_AFTER_S = 10.0
-"""Until then the store may still work on a request that was given up (its own timeout)."""
-
-
-class Kind(Enum):
-    """Requests of one kind take about as long; how long a scan takes tells how much it read."""
-
-    CONDITIONAL = "conditional"
-    PLAIN = "plain"
-    SCAN = "scan"
-
-
-class Asked:
-    """A request at a node, until it was answered, or the node must be done with it.
-
-    given_up_s: since when nobody waits for it.
-    """
-
-    __slots__ = ("given_up_s", "kind", "sent_s")
-
-    def __init__(self, kind: Kind, sent_s: float) -> None:
-        self.kind = kind
-        self.sent_s = sent_s
-        self.given_up_s: float | None = None
 
 
 class Limit:
@@ -83,18 +53,12 @@ class Limit:
         self.failures = 0
         self.reduced_s = -inf
         """When the size was last reduced."""
-        self.answered_s = self.answered_sent_s = -inf
-        """When the latest answer came, and when the latest request was sent that was answered."""
-        self._asked: dict[Asked, None] = {}
-        self._given_up: dict[Asked, None] = {}
-        self._overtaken: dict[Asked, None] = {}
+        self.answered_s = -inf
+        """When the latest answer came."""
+        self._asked = Outstanding()
         self._best = Best(slack_s)
         self._is_starting = True
-        self._round_s = -inf
-        self._round_answers = 0
-        self._round_excess = inf
-        self._round_latency_s = self._round_delay_s = 0.0
-        self._was_full = False
+        self._round = Round()
         self._full_s = -inf
         self._paused_until_s = -inf
         self._probe_s = self._tried_s = -inf
@@ -112,8 +76,7 @@ class Limit:
 
     def silent_s(self, now_s: float) -> float:
         """For how long it has answered nothing, although something was asked."""
-        oldest = next(iter(self._asked), None)
-        return 0.0 if oldest is None else max(0.0, now_s - max(self.answered_s, oldest.sent_s))
+        return max(0.0, now_s - max(self.answered_s, self._asked.oldest_s))
 
     def waited_s(self, now_s: float) -> float:
         """How long an answer takes, from what was answered and from its silence."""
@@ -122,8 +85,7 @@ class Limit:
     def has_room(self, now_s: float, *, is_urgent: bool = False, can_wait: bool = False) -> bool:
         """Whether one more may be sent. is_urgent: it does not wait for a pause between two."""
         if self.is_failing:
-            awaited = len(self._asked) - len(self._given_up)
-            return not awaited and now_s >= self._probe_s
+            return not self._asked.awaited and now_s >= self._probe_s
         if can_wait:
             is_late = self.delay_s > self._slack_s / 2
             return len(self._asked) < (self._start if is_late else max(1.0, self.size))
@@ -136,18 +98,15 @@ class Limit:
         """can_wait: that there is no more room for the like is no reason to ask for more."""
         if self._is_full():
             self._tried_s, self._try_after_s = now_s, min(TRY_MAX_S, 2 * self._try_after_s)
-        asked = Asked(kind, now_s)
-        self._asked[asked] = None
+        asked = self._asked.add(kind, now_s)
         if len(self._asked) >= int(self.size) and not can_wait:
             self._fill(now_s)
         return asked
 
     def answered(self, asked: Asked, now_s: float) -> None:
-        self._end(asked)
+        self._asked.answered(asked)
         self.failures = 0
         self.answered_s, self._try_after_s = now_s, TRY_AFTER_S
-        self.answered_sent_s = max(asked.sent_s, self.answered_sent_s)
-        self._note_overtaken(asked)
         if asked.kind is Kind.SCAN:
             return
         latency_s = now_s - asked.sent_s
@@ -155,13 +114,13 @@ class Limit:
         if self.size < 1:
             pace_s = min(PACE_MAX_S, latency_s * (1 / self.size - 1))
             self._paused_until_s = now_s + pace_s
-        if asked.sent_s >= self._round_s:
+        if asked.sent_s >= self._round.began_s:
             self._count(latency_s, best_s, now_s)
 
     def failed(self, asked: Asked, now_s: float) -> None:
         """It came to nothing at once: an error of the store's, or no connection."""
-        self._end(asked)
-        was_probe = self.is_failing and asked.sent_s >= self._round_s
+        self._asked.end(asked)
+        was_probe = self.is_failing and asked.sent_s >= self._round.began_s
         self.failures += 1
         if was_probe or self.failures == FAILURES_MAX:
             self._probes_failed = self._probes_failed + 1 if was_probe else 0
@@ -173,15 +132,11 @@ class Limit:
 
     def unsent(self, asked: Asked) -> None:
         """It was not sent after all."""
-        self._end(asked)
+        self._asked.end(asked)
 
     def given_up(self, asked: Asked, now_s: float) -> None:
         """Nobody waits for its answer any more; the node still works on it."""
-        asked.given_up_s = now_s
-        if asked not in self._asked:
-            self._end(asked)
-            return
-        self._given_up[asked] = None
+        self._asked.given_up(asked, now_s)
 
     def look(self, now_s: float) -> None:
         """Called now and then: forget what the node must be done with, although it never said so,
@@ -189,71 +144,39 @@ class Limit:
         if self.size > self._start and now_s - self._full_s > UNUSED_S:
             self.size = max(self._start, self.size / 2)
             self._is_starting = True
-        for asked in [a for a in self._given_up if now_s - a.sent_s >= DONE_AFTER_S]:
-            self._end(asked)
+        if self._asked.end_overdue(now_s):
             self._restart(now_s)
 
     def is_overtaken(self, asked: Asked) -> bool:
-        """Whether the like, or for a conditional write anything, that was sent so much later has
-        been answered."""
-        is_late = self.answered_sent_s >= asked.sent_s + OVERTAKEN_BY_S
-        return asked in self._overtaken or (asked.kind is Kind.CONDITIONAL and is_late)
+        """See Outstanding."""
+        return self._asked.is_overtaken(asked)
 
     def waiting(self, since_s: float) -> list[Asked]:
-        """What was asked before then and is still waited for."""
-        old = itertools.takewhile(lambda asked: asked.sent_s <= since_s, self._asked)
-        lost = (asked for asked in self._overtaken if asked.sent_s <= since_s)
-        return [asked for asked in (*old, *lost) if asked.given_up_s is None]
+        """See Outstanding."""
+        return self._asked.waiting(since_s)
 
     def _is_full(self) -> bool:
         return len(self._asked) >= max(1, int(self.size))
 
     def _fill(self, now_s: float) -> None:
-        self._was_full = True
+        self._round.was_full = True
         self._full_s = now_s
 
-    def _end(self, asked: Asked) -> None:
-        self._asked.pop(asked, None)
-        self._given_up.pop(asked, None)
-        self._overtaken.pop(asked, None)
-
-    def _note_overtaken(self, answered: Asked) -> None:
-        """The like that was sent so much later has been answered: these need no place any more,
-        whatever became of them."""
-        until_s = answered.sent_s - OVERTAKEN_BY_S
-        oldest = next(iter(self._asked), None)
-        if oldest is None or oldest.sent_s > until_s:
-            return
-        old = list(itertools.takewhile(lambda asked: asked.sent_s <= until_s, self._asked))
-        for asked in old:
-            if asked.kind == answered.kind:
-                self._end(asked)
-                if asked.given_up_s is None:
-                    self._overtaken[asked] = None
-
     def _count(self, latency_s: float, best_s: float, now_s: float) -> None:
-        """A round is as many answers as were asked at once, to requests sent since the last one.
-
-        The quickest of a round tells: a queue makes all wait, and a single one can be late for
-        many reasons.
-        """
-        self._round_answers += 1
-        excess = latency_s / (best_s + self._slack_s)
-        if excess < self._round_excess:
-            self._round_excess = excess
-            self._round_latency_s, self._round_delay_s = latency_s, latency_s - best_s
-        if self._round_answers < max(ROUND_LEAST, int(self.size)):
+        ended = self._round
+        ended.add(latency_s, best_s, self._slack_s)
+        if ended.answers < max(ROUND_LEAST, int(self.size)):
             return
-        self.latency_s = min(LATENCY_MAX_S, self._round_latency_s)
-        self.delay_s = (self.delay_s + max(0.0, self._round_delay_s)) / 2
-        excess = self._round_excess / (1 + 1 / self.size)
-        if self._round_delay_s > self._slack_s / 2:
+        self.latency_s = min(LATENCY_MAX_S, ended.latency_s)
+        self.delay_s = (self.delay_s + max(0.0, ended.delay_s)) / 2
+        excess = ended.excess / (1 + 1 / self.size)
+        if ended.delay_s > self._slack_s / 2:
             self._is_starting = False
         if excess > 1:
             self._reduce(1 / excess, now_s)
-        elif self._was_full:
+        elif ended.was_full:
             self._grow()
-        self._begin_round(now_s)
+        self._round = Round(now_s)
 
     def _grow(self) -> None:
         step = self.size if self._is_starting else min(1.0, self.size / 2)
@@ -269,33 +192,8 @@ class Limit:
         self._is_starting = True
         self.reduced_s = now_s
         self._probe_s = now_s + self._probe_pause_s()
-        self._begin_round(now_s)
-
-    def _begin_round(self, now_s: float) -> None:
-        self._round_s = now_s
-        self._round_answers = 0
-        self._round_excess = inf
-        self._was_full = False
+        self._round = Round(now_s)
 
     def _probe_pause_s(self) -> float:
         doubled_s = PROBE_PAUSE_S * 2.0 ** min(10, self._probes_failed)
         return min(PROBE_PAUSE_MAX_S, doubled_s) * self._rng.uniform(0.5, 1.0)
-
-
-class Best:
-    """How long each kind of requests takes at best."""
-
-    def __init__(self, slack_s: float) -> None:
-        self._slack_s = slack_s
-        self._now: dict[Kind, float] = {}
-        self._before: dict[Kind, float] = {}
-        self._began_s = -inf
-
-    def seen(self, kind: Kind, latency_s: float, now_s: float) -> float:
-        """One took so long; how long one takes at best."""
-        if now_s - self._began_s > BEST_FOR_S:
-            self._began_s, self._before, self._now = now_s, self._now, {}
-        self._now[kind] = min(latency_s, self._now.get(kind, inf))
-        known_s = min(self._now[kind], self._before.get(kind, inf))
-        least_s = min(itertools.chain(self._now.values(), self._before.values()))
-        return min(BEST_MAX_S, known_s, KINDS_APART * least_s + self._slack_s / 4)

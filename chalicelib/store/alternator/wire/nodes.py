@@ -25,7 +25,8 @@ from chalicelib.store.alternator.wire.connection import (
     Node,
     NotConnected,
 )
-from chalicelib.store.alternator.wire.limit import Asked, Limit
+from chalicelib.store.alternator.wire.limit import Limit
+from chalicelib.store.alternator.wire.outstanding import Asked
 from chalicelib.store.alternator.wire.signature import Signer
 from chalicelib.store.clock import StoreClock
 from chalicelib.store.contract import SLOW_DELAY_S

@@ -5,6 +5,7 @@ What is sent, and to which node, the wire decides: it tries a request once.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -50,6 +51,10 @@ class Wire(Protocol):
 class Requester:
     """Call it in the event loop of its wire.
 
+    Sending again is safe: reads and plain writes repeat, and a conditional write that was applied
+    before is refused and known by its token. Of such a write, key is the partition key. deadline_s:
+    by the monotonic clock, shared by as many calls as it is given to; None: patience_s from now.
+
     rng spreads the retries; sleep waits between them. patience_s: the time of a call without a
     deadline. rank: of requests that name none.
     """
@@ -92,34 +97,23 @@ class Requester:
     ) -> JsonObject:
         """Send until answered: never again before the last try came to nothing.
 
-        key: partition key of a conditional write. Sending again is safe: reads and plain writes
-        repeat, and a conditional write that was applied before is refused and known by its token.
         Raises ConditionFailed, StoreBusy if it was never sent, StoreUnavailable or StoreMismatch.
         """
-        rank = self._rank if rank is None else rank
+        rank = rank or self._rank
         deadline_s = self.deadline_s() if deadline_s is None else deadline_s
-        was_sent = False
+        send, was_sent = partial(self._wire.send, request, key=key, rank=rank), False
         for attempt, pause_s in enumerate(outcome.pauses_s(self._rng)):
-            left_s = deadline_s - self._clock.monotonic_s()
-            if left_s <= 0:
+            if (left_s := self._left_s(deadline_s)) <= 0:
                 raise _unanswered(was_sent, "no time is left")
             try:
-                return await self._wire.send(
-                    request,
-                    key=key,
-                    attempt=attempt,
-                    timeout_s=left_s,
-                    rank=rank,
-                    is_repeated=was_sent,
-                )
+                return await send(attempt=attempt, timeout_s=left_s, is_repeated=was_sent)
             except StoreBusy as error:
-                if was_sent:
-                    raise StoreUnavailable(str(error), **error.details) from error
-                raise
+                if not was_sent:
+                    raise
+                raise StoreUnavailable(str(error), **error.details) from error
             except Unanswered as error:
                 was_sent = was_sent or not isinstance(error, Unsent)
-                is_late = deadline_s - self._clock.monotonic_s() < pause_s + TRY_LEAST_S
-                if is_late or _is_hopeless(error, rank):
+                if self._left_s(deadline_s) < pause_s + TRY_LEAST_S or _is_hopeless(error, rank):
                     raise _unanswered(was_sent, str(error)) from error
             await self._sleep(pause_s)
         raise AssertionError("pauses never end")
@@ -171,6 +165,9 @@ class Requester:
                 answer = await self.decide(left, deadline_s=deadline_s, rank=rank)
                 unprocessed = answer.get("UnprocessedItems") or {}
                 left = Request("BatchWriteItem", {"RequestItems": unprocessed})
+
+    def _left_s(self, deadline_s: float) -> float:
+        return deadline_s - self._clock.monotonic_s()
 
 
 def _unanswered(was_sent: bool, cause: str) -> StoreUnavailable:

@@ -19,8 +19,9 @@ from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.wire import tls
 from chalicelib.store.alternator.wire.connection import Answer, NotConnected
 from chalicelib.store.alternator.wire.gate import Gate, Rank, TooLong, Turn
-from chalicelib.store.alternator.wire.limit import Kind, Limit
+from chalicelib.store.alternator.wire.limit import Limit
 from chalicelib.store.alternator.wire.nodes import REFRESH_S, Nodes, Peer
+from chalicelib.store.alternator.wire.outstanding import Kind
 from chalicelib.store.clock import StoreClock
 from chalicelib.store.contract import Pressure
 
