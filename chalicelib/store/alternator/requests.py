@@ -1,4 +1,4 @@
-"""Every request about a task, as data: the DynamoDB JSON that both clients send.
+"""Every request about a task, as data: the DynamoDB JSON that is sent.
 
 The conditional writes of a task's life are here, each once. Names are always written as
 `#name` and declared by `_names`, so that no attribute can collide with a reserved word.

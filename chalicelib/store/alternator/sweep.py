@@ -138,8 +138,8 @@ class Sweeper:
         obsolete = [self._indexes.open.row(t.send_ts_ms, t.id) for t in finished]
         for position in positions:
             task = tasks.get(position.id)
-            is_astray = task is not None and task.send_ts_ms != position.send_ts_ms
-            if is_astray or (position.id not in tasks and self._is_orphan(position)):
+            is_elsewhere = task is not None and task.send_ts_ms != position.send_ts_ms
+            if is_elsewhere or (position.id not in tasks and self._is_orphan(position)):
                 obsolete.append(self._indexes.open.row(*position))
                 obsolete.append(self._indexes.all.row(*position))
         await self._write(obsolete, delete=True)

@@ -38,7 +38,7 @@ LOOK_TIMEOUT_S = 1.0
 TIME_LOOKS = 8
 """So many looks tell what the clock of a node shows, or none do."""
 TIME_LOOK_PAUSE_S = 0.1
-TIME_CALM_S = 1.0
+TIME_KNOWN_PAUSE_S = 1.0
 SILENT_S = 1.0
 """A node that left a request unanswered, and answered nothing else for so long, is passed over
 until it answers a look."""
@@ -269,7 +269,7 @@ class Nodes:
                 log.exception("a look at the time went wrong", extra={"action": "nodes_error"})
                 has_looked = True
             looks = looks + 1 if has_looked else 0
-            pause_s = TIME_LOOK_PAUSE_S if looks else TIME_CALM_S
+            pause_s = TIME_LOOK_PAUSE_S if looks else TIME_KNOWN_PAUSE_S
             await asyncio.sleep(pause_s if looks < TIME_LOOKS else self._refresh_s)
 
     async def _ask_in_time(self, peer: Peer) -> bool:
