@@ -21,6 +21,7 @@ from chalicelib.store.contract import NO_PRESSURE, Pressure
 from tests.support.fakes import FakeClock
 
 GET = Request("GetItem", {})
+ENDED_WITHIN_S = 5.0
 DISTRUST = "certificate of 127.0.0.1: CERTIFICATE_VERIFY_FAILED"
 
 
@@ -201,11 +202,13 @@ def client(thread: LoopThread) -> Client:
 
 def in_threads(count: int, call: Callable[[], object]) -> list[object]:
     found: list[object] = []
-    threads = [threading.Thread(target=lambda: found.append(call())) for _ in range(count)]
+    threads = [
+        threading.Thread(target=lambda: found.append(call()), daemon=True) for _ in range(count)
+    ]
     for one in threads:
         one.start()
     for one in threads:
-        one.join()
+        one.join(ENDED_WITHIN_S)
     return found
 
 
