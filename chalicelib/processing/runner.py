@@ -63,7 +63,7 @@ class Runner:
 
         Types take turns. What the store has no room for waits in the agenda, all of it together.
         """
-        if self._execution.stopping:
+        if self._execution.stopping or self._agenda.free <= 0:
             return
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         while (type := self._agenda.turn(now_ms, now_s)) is not None:

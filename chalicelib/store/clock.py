@@ -44,6 +44,7 @@ class StoreClock:
 
     def __init__(self, base: Clock) -> None:
         self._base = base
+        self.monotonic_s = base.monotonic_s
         self._lock = Lock()
         self._nodes: dict[str, NodeTime] = {}
         self._known: _Known | None = None
@@ -74,9 +75,6 @@ class StoreClock:
             return self._base.now_ms()
         mono_ms = self._base.monotonic_s() * 1000
         return math.floor(mono_ms + known.low_ms - known.slack_ms(mono_ms))
-
-    def monotonic_s(self) -> float:
-        return self._base.monotonic_s()
 
     def node(self, name: str) -> "NodeTime":
         """Where to note what this node tells."""

@@ -172,6 +172,8 @@ def test_another_node_takes_over_and_gives_back(
             nodes.frozen.clear()
         # What it never answered counts for as long as it may still work on it.
         await asyncio.sleep(DONE_AFTER_S if how == "frozen" else 1.0 + 2 * REFRESH_S)
+        # Polls go around: they tell how quickly it answers again.
+        await read(queue, 30)
         nodes.seen.clear()
         # One by one: a node that answered late has few places, and others are asked instead.
         for task in tasks[40:]:

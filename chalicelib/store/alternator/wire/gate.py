@@ -49,6 +49,9 @@ class Rank(Enum):
     CLEAN = 4.0
 
 
+CAN_WAIT = (Rank.READ, Rank.CLEAN)
+
+
 class TooLong(Exception):
     """The line is too long. wait_s: for about how long."""
 
@@ -76,7 +79,7 @@ class Waiter(NamedTuple):
 
     @property
     def can_wait(self) -> bool:
-        return self.rank is Rank.READ or self.rank is Rank.CLEAN
+        return self.rank in CAN_WAIT
 
 
 class Gate:
@@ -108,15 +111,15 @@ class Gate:
 
     async def enter(self, rank: Rank, prefers: Callable[[], Sequence[Peer]], *, kind: Kind) -> Turn:
         """Wait for a place; who has one asks its peer. Raises TooLong."""
-        future: asyncio.Future[Turn] = self._loop.create_future()
-        order_s = self._loop.time() + rank.value
-        waiter = Waiter(order_s, next(self._numbers), future, prefers, rank, kind)
-        line = self._later if waiter.can_wait else self._line
-        if not (self._line or line) and (turn := self._turn(waiter)):
+        can_wait = rank in CAN_WAIT
+        line = self._later if can_wait else self._line
+        if not (self._line or line) and (turn := self._turn(rank, prefers, kind, can_wait)):
             return turn
         if self._line_max_s is not None and (wait_s := self.wait_s()) > self._line_max_s:
             raise TooLong(wait_s)
-        bisect.insort(line, waiter)
+        future: asyncio.Future[Turn] = self._loop.create_future()
+        order_s = self._loop.time() + rank.value
+        bisect.insort(line, Waiter(order_s, next(self._numbers), future, prefers, rank, kind))
         self.admit()
         try:
             return await future
@@ -143,11 +146,12 @@ class Gate:
     def _left_of(self, line: list[Waiter]) -> list[Waiter]:
         """Let in whom there is room for; the others. With one node, nobody passes by another."""
         left: list[Waiter] = []
-        has_choice = len(self._nodes.up()) > 1
+        has_choice, now_s = len(self._nodes.up()) > 1, self._loop.time()
         for place, waiter in enumerate(line):
             if waiter.turn.done():
                 continue
-            turn = self._turn(waiter)
+            can_wait = waiter.can_wait and waiter.order_s > now_s
+            turn = self._turn(waiter.rank, waiter.prefers, waiter.kind, can_wait)
             if turn is not None:
                 waiter.turn.set_result(turn)
             elif has_choice and not waiter.can_wait:
@@ -191,13 +195,14 @@ class Gate:
             is_failing=working[0].is_failing,
         )
 
-    def _turn(self, waiter: Waiter) -> Turn | None:
-        now_s, is_conditional = self._loop.time(), waiter.kind is Kind.CONDITIONAL
-        is_urgent = waiter.rank is Rank.SETTLE
-        can_wait = waiter.can_wait and waiter.order_s > now_s
-        for peer in self._open_to(waiter.prefers(), is_conditional, now_s):
+    def _turn(
+        self, rank: Rank, prefers: Callable[[], Sequence[Peer]], kind: Kind, can_wait: bool
+    ) -> Turn | None:
+        """A place at the first node that has room. can_wait: it still may."""
+        now_s, is_urgent = self._loop.time(), rank is Rank.SETTLE
+        for peer in self._open_to(prefers(), kind is Kind.CONDITIONAL, now_s):
             if peer.limit.has_room(now_s, is_urgent=is_urgent, can_wait=can_wait):
-                return Turn(peer, peer.limit.ask(waiter.kind, now_s, can_wait=can_wait))
+                return Turn(peer, peer.limit.ask(kind, now_s, can_wait=can_wait))
         return None
 
     def _open_to(self, peers: Sequence[Peer], is_conditional: bool, now_s: float) -> Sequence[Peer]:

@@ -71,17 +71,17 @@ class Peer:
         self._time = clock.node(endpoint)
         self._node = Node(endpoint, context)
         self._signer = Signer(self._node.host, settings.region, settings.user, settings.secret)
+        self._loop = asyncio.get_running_loop()
         self._is_gone = False
         self._waited_for: dict[Asked, Connection] = {}
 
     async def ask(self, asked: Asked, action: str, body: bytes, now_s: int) -> Answer:
         """A signed request, once, for which `asked` is counted. Raises NotConnected: it was not
         sent; OSError: its outcome is unknown."""
-        loop = asyncio.get_running_loop()
         try:
             connection = await self._node.connect()
         except NotConnected as error:
-            self.limit.failed(asked, loop.time())
+            self.limit.failed(asked, self._loop.time())
             self._is_gone = True
             self._note(True, str(error))
             raise
@@ -92,12 +92,12 @@ class Peer:
         try:
             answer = await self._exchange(connection, self._signer.message(action, body, now_s))
         except (asyncio.CancelledError, GivenUp):
-            self.limit.given_up(asked, loop.time())
+            self.limit.given_up(asked, self._loop.time())
             connection.listen(partial(self._answered_late, asked))
-            self._note_silence(asked, loop.time())
+            self._note_silence(asked, self._loop.time())
             raise
         except BaseException:
-            self.limit.failed(asked, loop.time())
+            self.limit.failed(asked, self._loop.time())
             connection.close()
             raise
         finally:
@@ -112,7 +112,7 @@ class Peer:
             self._waited_for[asked].give_up(why)
 
     def _answered(self, asked: Asked, answer: Answer) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         if answer.status >= 500:
             self.limit.failed(asked, now_s)
         else:

@@ -1,7 +1,7 @@
 """Requests that a node is still working on, for all that is known."""
 
 import itertools
-from enum import Enum
+from enum import StrEnum
 from math import inf
 
 OVERTAKEN_BY_S = 0.5
@@ -9,7 +9,7 @@ DONE_AFTER_S = 10.0
 """Until then the store may still work on a request that was given up (its own timeout)."""
 
 
-class Kind(Enum):
+class Kind(StrEnum):
     """Requests of one kind take about as long; how long a scan takes tells how much it read."""
 
     CONDITIONAL = "conditional"

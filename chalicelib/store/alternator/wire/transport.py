@@ -46,7 +46,7 @@ VIEWS = Manners(slack_s=0.25, start=16, line_max_s=2.0)
 
 
 class Transport:
-    """Writes of one key prefer one node; others go around."""
+    """Writes of one key prefer one node; others go around. Call it in one running event loop."""
 
     def __init__(self, nodes: Nodes, gate: Gate, clock: Clock) -> None:
         self._nodes = nodes
@@ -54,6 +54,7 @@ class Transport:
         self._clock = clock
         self._budget = Budget(clock)
         self._turns = count()
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     def open(
@@ -122,7 +123,7 @@ class Transport:
         try:
             return _content(answer)
         except Throttled:
-            turn.peer.limit.refused(self._now_s())
+            turn.peer.limit.refused(self._loop.time())
             raise
 
     def may_claim(self, claiming: int, held: int) -> bool:
@@ -139,11 +140,7 @@ class Transport:
         return partial(self._nodes.for_key, key, attempt)
 
     def _comes_too_late(self, peer: Peer, until_s: float | None) -> bool:
-        return until_s is not None and until_s < self._now_s() + peer.limit.latency_s
-
-    @staticmethod
-    def _now_s() -> float:
-        return asyncio.get_running_loop().time()
+        return until_s is not None and until_s < self._loop.time() + peer.limit.latency_s
 
 
 class Budget:
