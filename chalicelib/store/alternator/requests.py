@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple, get_args
 
-import orjson
+import msgspec
 
 from chalicelib.attempts import LEASE_MS, Attempt, Outcome
 from chalicelib.errors import UnreadableTask
@@ -69,7 +69,7 @@ def _claim(token: str, processor: str, now_ms: int) -> JsonObject:
 
 
 def _text(value: Sequence[Any]) -> JsonObject:
-    return {"S": orjson.dumps(value).decode()}
+    return {"S": msgspec.json.encode(value).decode()}
 
 
 def decode_task(item: Item) -> Task:
@@ -80,16 +80,16 @@ def decode_task(item: Item) -> Task:
             if name in item:
                 values[name] = int(item[name]["N"]) if name in _NUMBERS else item[name]["S"]
         values["state"] = TaskState(values["state"])
-        ended = orjson.loads(item["attempts"]["S"]) if "attempts" in item else []
+        ended = msgspec.json.decode(item["attempts"]["S"]) if "attempts" in item else []
         attempts = [*map(_decode_attempt, ended)]
         is_running = values["state"] is TaskState.RUNNING
         if is_running or "claim" in item:
-            values["claim"], processor, started_ts_ms = orjson.loads(item["claim"]["S"])
+            values["claim"], processor, started_ts_ms = msgspec.json.decode(item["claim"]["S"])
             if is_running:
                 number = attempts[-1].number + 1 if attempts else 1
                 attempts.append(Attempt(number, processor, started_ts_ms))
         return Task(**values, attempts=tuple(attempts))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise UnreadableTask(f"record {item.get('id')}: {error!r}") from error
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from hashlib import blake2b
 from urllib.parse import urlsplit
 
-import orjson
+import msgspec
 
 from chalicelib.config import Settings
 from chalicelib.store.alternator.wire.connection import (
@@ -319,9 +319,9 @@ class Nodes:
         seed = urlsplit(self._settings.endpoints[0])
         port = f":{seed.port}" if seed.port else ""
         try:
-            listed = orjson.loads(answer.body)
+            listed = msgspec.json.decode(answer.body)
             hosts = {ipaddress.ip_address(str(host)) for host in listed}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return []
         names = (str(host) if host.version == 4 else f"[{host}]" for host in hosts)
         return sorted(f"{seed.scheme}://{name}{port}" for name in names)

@@ -8,7 +8,7 @@ from itertools import count
 from random import Random
 from typing import Any, Self
 
-import orjson
+import msgspec
 
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
@@ -93,7 +93,7 @@ class Transport:
         """
         if is_repeated and not self._budget.take():
             raise Unsent("too much was sent again")
-        body = orjson.dumps(request.body)
+        body = msgspec.json.encode(request.body)
         turn: Turn | None = None
         try:
             async with asyncio.timeout(timeout_s) as patience:
@@ -176,8 +176,8 @@ def _kind(request: Request, key: str | None) -> Kind:
 
 def _content(answer: Answer) -> JsonObject:
     try:
-        content = orjson.loads(answer.body)
-    except ValueError as error:
+        content = msgspec.json.decode(answer.body)
+    except (ValueError, RecursionError) as error:
         if answer.status == 200:
             raise Unanswered(f"an answer that is no JSON: {error}") from error
         content = {"message": answer.body[:200].decode(errors="replace")}
