@@ -1,11 +1,10 @@
 """Runs a handler so that nothing it does gets past: its line comes of it, or a failure."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from chalicelib.task_types import Handler, Run
+from chalicelib.task_types import Handler, Run, payload
 
 LINE_BYTES_MAX = 4095
 """With its newline a line fits PIPE_BUF, so that processes sharing a pipe never mix lines."""
@@ -13,9 +12,14 @@ ERROR_CHARS_MAX = 1_000
 
 
 def called(handler: Handler, run: Run) -> Awaitable[str]:
-    """The handler under way, with the task's payload as its keyword arguments."""
-    text = run.task.payload
-    return handler(run, **json.loads(text)) if text else handler(run)
+    """The handler under way, with the task's payload as its keyword arguments.
+
+    Raises InvalidRequest if the payload does not fit the handler.
+    """
+    task = run.task
+    if not task.payload:
+        return handler(run)
+    return handler(run, **payload.arguments(task.payload, task.type, handler))
 
 
 class Failure(NamedTuple):

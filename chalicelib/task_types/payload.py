@@ -3,111 +3,137 @@
     @handles("Paint")
     async def paint(run: Run, *, colour: str, size: int = 1) -> str: ...
 
-They are turned into a JSON Schema once. A payload is checked against it when its task is created,
-kept as text, and handed to the handler as keyword arguments.
+They are turned into a msgspec Struct once. A payload is checked against it when its task is
+created, and kept as the client gave it. It is converted when the handler is called.
 """
 
 import functools
 import inspect
 import json
+import operator
 from collections.abc import Callable, Iterable, Mapping
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
+
+import msgspec
 
 from chalicelib.errors import InvalidRequest, shortened
-
-Schema = Mapping[str, Any]
+from chalicelib.task_types import expected, mismatch
+from chalicelib.task_types.mismatch import Kind, Mismatch, Step
 
 BYTES_MAX = 32_768
 DEPTH_MAX = 100
 """Arrays and objects within each other: far from where Python's own JSON gives up."""
 
-_NAMES: Mapping[object, str] = {
-    str: "string",
-    int: "integer",
-    float: "number",
-    bool: "boolean",
-    list: "array",
-    dict: "object",
-    None: "null",
-    NoneType: "null",
-}
-_WORDS: Mapping[str, str] = {
-    "string": "a string",
-    "integer": "an integer",
-    "number": "a number",
-    "boolean": "true or false",
-    "array": "an array",
-    "object": "an object",
-    "null": "null",
-}
+
+@functools.cache
+def schema(handler: Callable[..., Any]) -> expected.Schema:
+    """The JSON Schema of the handler's payload, without references.
+
+    Raises TypeError if its parameters cannot be the schema of a payload.
+    """
+    struct = _decoder(handler).type
+    (named,), components = msgspec.json.schema_components([struct], ref_template="{name}")
+    whole: dict[str, Any] = _inlined(named, components, ())
+    del whole["title"]
+    return whole if whole["required"] else {k: v for k, v in whole.items() if k != "required"}
 
 
 @functools.cache
-def schema(handler: Callable[..., Any]) -> Schema:
-    """The schema of the handler's payload. Raises TypeError if it is not made for one."""
+def _decoder(handler: Callable[..., Any]) -> msgspec.json.Decoder[Any]:
     _, *parameters = inspect.signature(handler, eval_str=True).parameters.values()
     for parameter in parameters:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             raise TypeError(f"{handler}: {parameter.name} must be a keyword-only parameter")
-    required = [p.name for p in parameters if p.default is inspect.Parameter.empty]
-    return {
-        "type": "object",
-        "properties": {p.name: _schema_of(p.annotation) for p in parameters},
-        "additionalProperties": False,
-        **({"required": required} if required else {}),
+        if parameter.annotation is inspect.Parameter.empty or parameter.name.startswith("__"):
+            raise TypeError(f"{handler}: {parameter.name} must have an annotation and a plain name")
+    fields = [_field(parameter) for parameter in parameters]
+    struct = msgspec.defstruct("Payload", fields, kw_only=True, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(struct)
+
+
+def _field(parameter: inspect.Parameter) -> Any:
+    """What a client leaves out is left to the handler's own default."""
+    if parameter.default is inspect.Parameter.empty:
+        return parameter.name, parameter.annotation
+    return parameter.name, parameter.annotation | msgspec.UnsetType, msgspec.UNSET
+
+
+def _inlined(part: Any, components: Mapping[str, Any], within: tuple[str, ...]) -> Any:
+    """The schema with each reference replaced by what it names."""
+    if isinstance(part, list):
+        return [_inlined(item, components, within) for item in part]
+    if not isinstance(part, dict):
+        return part
+    own = {
+        key: _inlined(value, components, within)
+        for key, value in part.items()
+        if key != "$ref" and not (key == "discriminator" and "mapping" in value)
     }
-
-
-def _schema_of(annotation: Any) -> Schema:
-    if annotation is Any:
-        return {}
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin in (Union, UnionType):
-        return {"anyOf": [_schema_of(part) for part in parts]}
-    if origin is list:
-        return {"type": "array", "items": _schema_of(parts[0])}
-    if origin is dict and parts[0] is str:
-        return {"type": "object", "additionalProperties": _schema_of(parts[1])}
-    if annotation not in _NAMES:
-        raise TypeError(f"a payload cannot hold {annotation!r}")
-    return {"type": _NAMES[annotation]}
+    name = part.get("$ref")
+    if name is None:
+        return own
+    if name in within:
+        raise TypeError(f"a payload cannot hold {name}, which holds itself")
+    return _inlined(components[name], components, (*within, name)) | own
 
 
 def checked(given: object, task_type: str, handler: Callable[..., Any]) -> str:
     """The text of a payload that this type takes. Raises InvalidRequest for any other."""
     if not isinstance(given, dict):
-        expected = "a JSON object"
-        raise InvalidRequest.of("payload must be a JSON object.", "payload", shown(given), expected)
+        wanted = "a JSON object"
+        raise InvalidRequest.of("payload must be a JSON object.", "payload", shown(given), wanted)
     try:
         text = text_of(given)
     except ValueError as error:
-        expected = "JSON that every reader can read"
+        wanted = "JSON that every reader can read"
         message = f"payload cannot be used: {error}."
-        raise InvalidRequest.of(message, "payload", expected=expected) from None
+        raise InvalidRequest.of(message, "payload", expected=wanted) from None
     size = len(text.encode())
     if size > BYTES_MAX:
-        expected = f"at most {BYTES_MAX} bytes"
-        raise InvalidRequest.of("payload is too large.", "payload", f"{size} bytes", expected)
-    _must_fit(given, task_type, schema(handler))
+        wanted = f"at most {BYTES_MAX} bytes"
+        raise InvalidRequest.of("payload is too large.", "payload", f"{size} bytes", wanted)
+    arguments(text, task_type, handler)
     return text
 
 
-def _must_fit(given: Mapping[str, Any], task_type: str, schema: Schema) -> None:
-    known = schema["properties"]
-    for name, value in given.items():
-        field = f"payload.{name}"
-        if name not in known:
-            fields = ", ".join(f"payload.{name}" for name in known) or "no payload"
+def arguments(text: str, task_type: str, handler: Callable[..., Any]) -> dict[str, Any]:
+    """The handler's keyword arguments, converted from the text of a payload.
+
+    Raises InvalidRequest if the payload does not fit the handler.
+    """
+    try:
+        values = msgspec.structs.asdict(_decoder(handler).decode(text))
+    except msgspec.ValidationError as error:
+        raise _refused(mismatch.read(error), json.loads(text), task_type, handler) from None
+    return {name: value for name, value in values.items() if value is not msgspec.UNSET}
+
+
+def _refused(
+    found: Mismatch, given: object, task_type: str, handler: Callable[..., Any]
+) -> InvalidRequest:
+    place, taken = f"payload{found.path}", schema(handler)
+    field = f"{place}.{found.name}"
+    match found.kind:
+        case Kind.UNKNOWN:
+            names = (f"{place}.{name}" for name in expected.names_at(taken, found.steps))
             message = f"{task_type} takes no {shortened(field)}."
-            raise InvalidRequest.of(message, field, expected=fields)
-        if not fits(value, known[name]):
-            message = f"{field} does not fit."
-            raise InvalidRequest.of(message, field, shown(value), expected(known[name]))
-    for name in schema.get("required", ()):
-        if name not in given:
-            field = f"payload.{name}"
-            raise InvalidRequest.of(f"{field} is missing.", field, expected=expected(known[name]))
+            return InvalidRequest.of(message, field, expected=", ".join(names) or "no payload")
+        case Kind.MISSING:
+            wanted = expected.at(taken, [*found.steps, found.name])
+            return InvalidRequest.of(f"{field} is missing.", field, expected=wanted)
+        case Kind.NAME:
+            message = f"A name in {place} does not fit."
+            return InvalidRequest.of(message, place, expected=found.expected)
+    wanted = found.expected or expected.at(taken, found.steps)
+    got = _shown_at(given, found.steps) or found.got
+    return InvalidRequest.of(f"{place} does not fit.", place, got, wanted)
+
+
+def _shown_at(given: object, steps: Iterable[Step]) -> str | None:
+    try:
+        return shown(functools.reduce(operator.getitem, steps, given))  # type: ignore[arg-type]
+    except (LookupError, TypeError):
+        return None
 
 
 def shown(value: object) -> str:
@@ -115,42 +141,6 @@ def shown(value: object) -> str:
     if isinstance(value, list | dict):
         return "an array" if isinstance(value, list) else "an object"
     return json.dumps(value)
-
-
-def fits(value: object, schema: Schema) -> bool:
-    """Whether a JSON value is of such a kind. A boolean is no number."""
-    if "anyOf" in schema:
-        return any(fits(value, part) for part in schema["anyOf"])
-    match schema.get("type"):
-        case "string":
-            return isinstance(value, str)
-        case "integer":
-            return isinstance(value, int) and not isinstance(value, bool)
-        case "number":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case "boolean":
-            return isinstance(value, bool)
-        case "null":
-            return value is None
-        case "array":
-            return isinstance(value, list) and _all_fit(value, schema.get("items", {}))
-        case "object":
-            inner = schema.get("additionalProperties", {})
-            return isinstance(value, dict) and _all_fit(value.values(), inner)
-    return True
-
-
-def _all_fit(values: Iterable[object], schema: Schema) -> bool:
-    return all(fits(value, schema) for value in values)
-
-
-def expected(schema: Schema) -> str:
-    """The kind of value in words."""
-    if "anyOf" in schema:
-        return " or ".join(expected(part) for part in schema["anyOf"])
-    words = _WORDS.get(schema.get("type", ""), "any value")
-    inner = schema.get("items") or schema.get("additionalProperties")
-    return f"{words} of which each is {expected(inner)}" if inner else words
 
 
 def text_of(value: object) -> str:

@@ -4,19 +4,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema_rs
 import pytest
 import schemathesis
 from chalice.test import Client
+from msgspec import Meta, Struct
 
 import app as entry
 from chalicelib import errors
 from chalicelib.api.failures import STATUS_BY_ERROR
+from chalicelib.api.openapi import openapi_document
 from chalicelib.api.responses import TYPE_BY_STATUS
-from chalicelib.task_types import HANDLERS
+from chalicelib.task_types import HANDLERS, Run
 from local.settings import ROOT
 from tests.support.local_server import served
 
@@ -74,6 +77,45 @@ def test_its_examples_are_as_it_says(document: Any) -> None:
             found += 1
             validator(document, content["schema"]).validate(example["value"])
     assert found > 10
+
+
+class Shape(Struct, tag=True):
+    """Something to paint."""
+
+    sides: Annotated[int, Meta(ge=3)]
+    since: Annotated[datetime, Meta(tz=True)] | None = None
+
+
+class Spot(Struct, tag=True):
+    discriminator: Literal["round", "oval"]
+
+
+async def draw(
+    run: Run, *, shapes: list[Shape | Spot], by_name: dict[str, Shape] | None = None
+) -> str:
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_fine"),
+    [
+        ({"type": "Shape", "sides": 3, "since": "2030-01-31T12:00:00Z"}, True),
+        ({"type": "Spot", "discriminator": "oval"}, True),
+        ({"type": "Shape", "sides": 2}, False),
+        ({"type": "Shape", "sides": 3, "since": "noon"}, False),
+        ({"type": "Spot", "discriminator": "square"}, False),
+    ],
+)
+def test_it_tells_payloads_of_any_kind(
+    shape: Any, is_fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HANDLERS, "Draw", draw)
+    document = openapi_document()
+    schemathesis.openapi.from_dict(document).validate()
+    task = {"type": "Draw", "send_ts": "2030-01-31T12:00:00Z", "payload": {"shapes": [shape]}}
+    new_task = validator(document, {"$ref": "#/components/schemas/NewTask"})
+    assert new_task.is_valid(task) is is_fine
+    assert "$defs" not in json.dumps(document)
 
 
 def test_each_operation_declares_what_can_happen(document: Any) -> None:
