@@ -3,7 +3,11 @@
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
+from chalicelib.task_types import HANDLERS
+from chalicelib.task_types.payload import arguments
+from tests.support import payloads
 from tests.support.api_service import Service, expect_error
 
 
@@ -51,6 +55,25 @@ def test_a_payload_that_its_handler_does_not_take_is_refused(
     details = expect_error(service.create(type="Paint", **fields), 400, "InvalidRequest")
     assert details == {"field": field, **({"got": got} if got else {}), "expected": expected}
     assert service.tables.tasks == {}
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(payloads.ANY)
+def test_only_what_the_handler_can_receive_is_stored(
+    service: Service, monkeypatch: pytest.MonkeyPatch, payload: Any
+) -> None:
+    monkeypatch.setitem(HANDLERS, "Draw", payloads.paint)
+    before = dict(service.tables.tasks)
+    response = service.create(type="Draw", payload=payload)
+    if response.status_code != 201:
+        expect_error(response, 400, "InvalidRequest")
+        assert service.tables.tasks == before
+        return
+    stored = service.tables.tasks[response.json_body["id"]].payload
+    assert response.json_body["payload"] == payload
+    assert arguments(stored or "", "Draw", payloads.paint).keys() == payload.keys()
 
 
 def test_an_empty_payload_is_fine_for_a_type_that_takes_none(service: Service) -> None:

@@ -141,5 +141,15 @@ def test_attempt_with_a_payload_of_another_version_fails(text: str, error: str) 
     assert failure == Failure(f"InvalidRequest: {error}", InvalidRequest)
 
 
+def test_isolated_handler_gets_values_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HANDLERS, "Paint", until)
+    task = replace(new_task(Ids(), type="Paint"), payload='{"day":"2030-01-31"}')
+    assert isolation._outcome(Run(task=task, rng=Random(1))) == (True, "2031")
+
+
+async def until(run: Run, *, day: date) -> str:
+    return f"{day.year + 1}"
+
+
 async def _await(line: Any) -> object:
     return await line

@@ -6,29 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 from uuid import UUID
 
 import jsonschema_rs
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
 from chalicelib.errors import InvalidRequest
 from chalicelib.task_types import Run, payload
 from chalicelib.times import TIME_EXPECTED
-
-
-class Colour(Enum):
-    RED = "red"
-    BLUE = "blue"
-
-
-class Item(Struct, forbid_unknown_fields=True):
-    name: str
-    count: int = 1
+from tests.support.payloads import ANY, FITTING, Colour, Instant, Item, paint
 
 
 class Circle(Struct, tag="circle"):
@@ -62,7 +51,6 @@ class Odd(Struct):
 
 
 ID = UUID("0acb19f8-cfda-4317-8e21-88fb011d98f6")
-Instant = Annotated[datetime, Meta(tz=True)]
 Percent = Annotated[int, Meta(ge=0, le=100)]
 Code = Annotated[str, Meta(pattern="^[A-Z]+$", max_length=3)]
 
@@ -219,39 +207,8 @@ def test_schema_tells_nested_kinds_in_place() -> None:
     assert [*branches] == ["anyOf"]
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-INSTANTS = st.datetimes(timezones=st.just(UTC))
-FITTING = st.fixed_dictionaries(
-    {"when": INSTANTS.map(datetime.isoformat), "colour": st.sampled_from(["red", "blue"])},
-    optional={
-        "size": st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53),
-        "items": st.lists(
-            st.fixed_dictionaries({"name": st.text()}, optional={"count": st.integers()})
-        ),
-        "rest": JSON,
-    },
-)
-NAMES = ["when", "colour", "size", "items", "rest", "` - at `$.a[...].b", "` - at `key` in `$"]
-
-
-async def paint(
-    run: Run,
-    *,
-    when: Instant,
-    colour: Colour,
-    size: float = 1.0,
-    items: list[Item] | None = None,
-    rest: Any = None,
-) -> str:
-    return ""
-
-
 @settings(max_examples=200, deadline=None)
-@given(FITTING | st.dictionaries(st.sampled_from(NAMES) | st.text(), JSON, max_size=4) | JSON)
+@given(ANY)
 def test_what_is_accepted_is_received_converted(value: Any) -> None:
     try:
         text = payload.checked(value, "Paint", paint)
@@ -277,7 +234,7 @@ def test_what_fits_is_accepted(value: dict[str, Any]) -> None:
         payload.checked(value, "Paint", paint)
     except InvalidRequest as error:
         assert error.details["field"] == "payload"
-        assert not all(map(math.isfinite, _floats(value))) or "surrogates" in str(error)
+        assert not all(map(math.isfinite, _floats(value)))
 
 
 def _floats(value: object) -> list[float]:
