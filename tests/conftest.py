@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -102,10 +103,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def embedded_engine() -> Iterator[str]:
-    """The URL of an embedded engine in memory, which ends with the block."""
+def embedded_engine(file: Path | None = None) -> Iterator[str]:
+    """The URL of an embedded engine, which ends with the block. Without a file it is in memory."""
     port = free_port()
     command = [binary(), "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--db-path", str(file)] if file else []
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_port(port)

@@ -1,14 +1,12 @@
 """The three task types."""
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from chalicelib.task_types import HANDLERS, handles
 from tests.support.fakes import run_of
+from tests.support.teapot import teapot_url
 
 
 def test_three_types_have_handlers() -> None:
@@ -29,29 +27,9 @@ def test_baz_draws_every_number_and_no_other() -> None:
     assert asyncio.run(draw()) == {f"Baz {n}" for n in range(344)}
 
 
-class Teapot(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(418)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+def test_bar_tells_the_status_of_its_site() -> None:
+    async def ask(url: str) -> str:
+        return await HANDLERS["Bar"](run_of("Bar", url))
 
-    def log_message(self, *args: object) -> None:
-        """Quiet."""
-
-
-@pytest.fixture
-def teapot() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Teapot)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_bar_tells_the_status_of_its_site(teapot: str) -> None:
-    async def ask() -> str:
-        return await HANDLERS["Bar"](run_of("Bar", teapot))
-
-    assert asyncio.run(ask()) == "418"
+    with teapot_url() as url:
+        assert asyncio.run(ask(url)) == "418"
