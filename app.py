@@ -27,7 +27,7 @@ if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
 if os.environ.get("AWS_CHALICE_CLI_MODE") == "true":
     from local import gateway  # It needs chalice.local; neither of them is deployed.
 
-    gateway.mend()
+    gateway.patch_chalice_local()
 
 _making = threading.Lock()
 

@@ -27,7 +27,7 @@ def measure(options: Options) -> list[Row]:
             unit="a task",
             goal="<= 2.6",
             met=counted.requests_a_task <= 2.6,
-            note="Claim, complete, clean-up, and all polls and beats of the time.",
+            note="Claim, complete, clean-up, and all polls and heartbeats of the time.",
             details=counted.summary(),
         ),
         Row(

@@ -155,7 +155,8 @@ class Workers:
 def workers(
     engine: Engine, processes: int, *, port: int | None = None, **env: str
 ) -> Iterator[Workers]:
-    """A worker whose processes all beat. port: where it finds the store, if not the engine."""
+    """A worker whose processes all send heartbeats. port: where it finds the store, else the
+    engine's."""
     url = f"http://127.0.0.1:{port or engine.port}"
     with folder() as place:
         out, err = place / "out", place / "err"
@@ -170,16 +171,16 @@ def workers(
             )
         started = Workers(process, out, err)
         try:
-            _wait_beating(engine, started, processes)
+            _wait_for_heartbeats(engine, started, processes)
             yield started
         finally:
             end_session(process)
 
 
-def _wait_beating(engine: Engine, started: Workers, processes: int) -> None:
-    beats = requests.scan(f"{engine.settings.table_prefix}workers", 0, 1, None)
+def _wait_for_heartbeats(engine: Engine, started: Workers, processes: int) -> None:
+    heartbeats = requests.scan(f"{engine.settings.table_prefix}workers", 0, 1, None)
     until_s = time.monotonic() + START_S
-    while len([*engine.client.items(beats)]) < processes:
+    while len([*engine.client.items(heartbeats)]) < processes:
         if time.monotonic() > until_s:
             raise Broken(f"the worker did not start: {started.err.read_text()[-2000:]}")
         time.sleep(LOOK_S)

@@ -71,7 +71,7 @@ def _requests(counted: Outcome) -> Row:
         unit="a task",
         goal="<= 2.2",
         met=counted.requests_a_task <= 2.2,
-        note="Claim, complete, clean-up, and all polls and beats from 3 s before the due time."
+        note="Claim, complete, clean-up, and all polls and heartbeats from 3 s before the due time."
         " The counting proxy slows the burst, so the share of polls is an upper bound.",
         details=counted.summary(),
     )

@@ -245,7 +245,7 @@ class SchedulerClient:
         body: object = None,
         key: str | None = None,
     ) -> Any:
-        """The JSON of the answer. Sent again after a failure that another try may mend."""
+        """The JSON of the answer. Sent again after a failure that may pass."""
         url, message = self._base_url + path, _message(method, body, key)
         error: ApiError = Unavailable(None, "NoAnswer", "No try was made.")
         for number in range(1, self._tries + 1):

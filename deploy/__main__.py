@@ -1,5 +1,5 @@
 """`python -m deploy provision`: make a ScyllaDB cluster fit for the service; again changes nothing.
-`python -m deploy doctor`: what is wrong with one, and how to mend it; exit 1 if anything is.
+`python -m deploy doctor`: what is wrong with one, and how to fix it; exit 1 if anything is.
 
 The service's environment tells where the cluster is (ALTERNATOR_ENDPOINTS, TABLE_PREFIX, …); user
 and secret must be allowed to create tables. CQL_USER and CQL_PASSWORD: a role that may alter tables

@@ -1,4 +1,4 @@
-"""What is wrong with a cluster, and how to mend it. Reads only."""
+"""What is wrong with a cluster, and how to fix it. Reads only."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -17,14 +17,14 @@ from deploy.provision import granted, racks_by_center, replicas
 
 
 class Finding(NamedTuple):
-    """text: what was found. mend: what to do about it, empty if all is well."""
+    """text: what was found. remedy: what to do about it, empty if all is well."""
 
     text: str
-    mend: str = ""
+    remedy: str = ""
 
     @property
     def is_wrong(self) -> bool:
-        return bool(self.mend)
+        return bool(self.remedy)
 
 
 def report(findings: Sequence[Finding], say: Callable[[str], None]) -> int:
@@ -33,7 +33,7 @@ def report(findings: Sequence[Finding], say: Callable[[str], None]) -> int:
     for finding in findings:
         say(f"{'WRONG' if finding.is_wrong else 'ok   '} {finding.text}")
     for number, finding in enumerate(wrong, 1):
-        say(f"{number}. {finding.text}\n   -> {finding.mend}")
+        say(f"{number}. {finding.text}\n   -> {finding.remedy}")
     say("nothing is wrong" if not wrong else f"{len(wrong)} wrong")
     return len(wrong)
 
@@ -51,15 +51,15 @@ def examine(
         try:
             connected = client()
         except SchedulerError as error:
-            yield Finding(f"Alternator: {error}", "mend what it says; tables were not looked at")
+            yield Finding(f"Alternator: {error}", "fix what it says; tables were not looked at")
         else:
             for table in TABLES:
                 yield _table(options, connected, table)
     try:
         session = cql()
     except CqlFailed as error:
-        mend = "set CQL_USER and CQL_PASSWORD, or --cql-hosts; all below needs CQL"
-        yield Finding(f"CQL: {error}", mend)
+        remedy = "set CQL_USER and CQL_PASSWORD, or --cql-hosts; all below needs CQL"
+        yield Finding(f"CQL: {error}", remedy)
         return
     for check in _checks():
         try:
@@ -81,17 +81,17 @@ def _nodes(
     if is_whole(listed, options.nodes):
         yield Finding(f"{options.nodes} nodes, each lists all")
     else:
-        mend = f"start what is down, or say how many there are (--nodes {options.nodes})"
+        remedy = f"start what is down, or say how many there are (--nodes {options.nodes})"
         yield Finding(
-            f"expected {options.nodes} nodes that know each other: {described(listed)}", mend
+            f"expected {options.nodes} nodes that know each other: {described(listed)}", remedy
         )
     for node in sorted(node for node, others in listed.items() if others is not None):
         offset_ms = nodes.clock_offset_ms(node)
         if offset_ms is None:
             yield Finding(f"clock of {node}: no Date in its answers", "look at what answers there")
         elif abs(offset_ms) > OFFSET_WARN_MS:
-            mend = "mend the time service there or here: processors go by the nodes"
-            yield Finding(f"clock of {node}: at least {offset_ms} ms ahead of this one", mend)
+            remedy = "fix the time service there or here: processors go by the nodes"
+            yield Finding(f"clock of {node}: at least {offset_ms} ms ahead of this one", remedy)
         else:
             yield Finding(f"clock of {node}: agrees with this one as far as can be told")
 
@@ -131,8 +131,8 @@ def _racks(options: Options, cql: Cql) -> Iterator[Finding]:
         if len(racks) == plan.factor_for(options.nodes) or options.nodes < plan.FACTOR:
             yield Finding(text)
         else:
-            mend = f"{plan.FACTOR} racks are expected: add nodes in racks of their own"
-            yield Finding(text, mend)
+            remedy = f"{plan.FACTOR} racks are expected: add nodes in racks of their own"
+            yield Finding(text, remedy)
 
 
 def _replication(options: Options, cql: Cql) -> Iterator[Finding]:
@@ -144,8 +144,10 @@ def _replication(options: Options, cql: Cql) -> Iterator[Finding]:
         if set(factors.values()) == {wanted}:
             yield Finding(text)
         else:
-            mend = f"expected {wanted}: drop it while it is empty, or alter its keyspace and repair"
-            yield Finding(text, mend)
+            remedy = (
+                f"expected {wanted}: drop it while it is empty, or alter its keyspace and repair"
+            )
+            yield Finding(text, remedy)
 
 
 def _table_options(options: Options, cql: Cql) -> Iterator[Finding]:
@@ -184,10 +186,10 @@ def _large(options: Options, node: str, table: Table, row: Row) -> str:
 def _role(options: Options, cql: Cql) -> Iterator[Finding]:
     if options.role is None:
         return
-    mend = "python -m deploy provision"
+    remedy = "python -m deploy provision"
     rows = cql.rows(plan.role_exists(options.role))
     if not rows:
-        yield Finding(f"role {options.role}: there is none", mend)
+        yield Finding(f"role {options.role}: there is none", remedy)
         return
     if rows[0]["is_superuser"]:
         yield Finding(f"role {options.role} is a superuser", "let the service have one of its own")
@@ -199,7 +201,7 @@ def _role(options: Options, cql: Cql) -> Iterator[Finding]:
         text = (
             f"grants of {options.role} on {options.prefix}{table.name}: {', '.join(sorted(there))}"
         )
-        yield Finding(text, f"{mend} grants {', '.join(lacking)}" if lacking else "")
+        yield Finding(text, f"{remedy} grants {', '.join(lacking)}" if lacking else "")
     for resource, there in sorted(has.items()):
         surplus = there - set(plan.PERMISSIONS) if resource in ours else there
         if surplus:

@@ -38,15 +38,15 @@ HEAD_S = 10.0
 BODY_IDLE_S = 5.0
 BODY_S = 60.0
 ANSWER_IDLE_S = 10.0
-LINGER_S = 1.0
-LINGER_ALL_S = 10.0
+DISCARD_S = 1.0
+DISCARD_ALL_S = 10.0
 FULL_PAUSE_S = 0.1
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def mend() -> None:
+def patch_chalice_local() -> None:
     """Have `chalice local` use the classes below, and log to stderr instead of stdout."""
     local.LocalDevServer = Server  # type: ignore[misc, assignment]
     log.set_up_apart(SystemClock())
@@ -185,7 +185,7 @@ class RequestHandler(BaseHTTPRequestHandler):
     def _read_off(self) -> None:
         self.server.crowd.wait(self.connection)
         self.connection.shutdown(socket.SHUT_WR)
-        self._input.expect(LINGER_S, LINGER_ALL_S)
+        self._input.expect(DISCARD_S, DISCARD_ALL_S)
         piece = bytearray(PIECE_BYTES)
         for _ in range(READ_OFF_BYTES_MAX // PIECE_BYTES):
             if not self._input.readinto(piece):

@@ -123,10 +123,12 @@ def _processors(settings: LocalSettings, env: dict[str, str], clock: Clock) -> I
 def _live_workers(store: AlternatorTaskStore, since_ms: int) -> int:
     """How many workers have written a heartbeat since."""
     try:
-        beats = store.heartbeats()
+        heartbeats = store.heartbeats()
     except StoreUnavailable:
         return 0
-    return sum(beat.kind == "worker" and beat.beat_ms >= since_ms for beat in beats)
+    return sum(
+        heartbeat.kind == "worker" and heartbeat.written_ms >= since_ms for heartbeat in heartbeats
+    )
 
 
 @contextmanager

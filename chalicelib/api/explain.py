@@ -107,7 +107,7 @@ def explain(
     types: those that have a handler. takes_writes: asked only if no processor seems to be alive,
     since none can write a heartbeat to a store that takes no writes.
     """
-    live = ownership.beating(heartbeats, now_ms=now_ms)
+    live = ownership.live_heartbeats(heartbeats, now_ms=now_ms)
     owner = ownership.owner(shard, tuple(row.processor for row in live)) if live else None
     reason = _reason(
         task,

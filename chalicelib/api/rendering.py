@@ -69,7 +69,7 @@ def _processor_json(row: Heartbeat, now_ms: int) -> dict[str, object]:
     return {
         "id": row.processor,
         "kind": row.kind,
-        "seconds_since_beat": max(0, now_ms - row.beat_ms) / 1000,
+        "seconds_since_beat": max(0, now_ms - row.written_ms) / 1000,
         "held_back_s": row.held_back_s,
     }
 

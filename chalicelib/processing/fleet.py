@@ -30,8 +30,9 @@ class Fleet:
     def see(self, heartbeats: Iterable[Heartbeat], *, now_s: float, now_ms: int) -> list[Heartbeat]:
         """Take note of all rows as they are now; returns those that changed since the last look.
 
-        How old a row is that was not seen before, only the clocks tell. Who could not be seen for a
-        while could not beat either, most likely: the store was away. That time is not counted.
+        Of a row that was not seen before, only the clocks tell how old it is. Processors that could
+        not be seen for a while could most likely not send a heartbeat either: the store was away.
+        That time is not counted.
         """
         blind_s = 0.0 if self._blind_since_s is None else now_s - self._blind_since_s
         self._blind_since_s = None
@@ -44,7 +45,7 @@ class Fleet:
                 self._rows[row.processor] = (row, since_s)
                 continue
             changed.append(row)
-            age_s = max(0.0, (now_ms - row.beat_ms) / 1000) if known is None else 0.0
+            age_s = max(0.0, (now_ms - row.written_ms) / 1000) if known is None else 0.0
             self._rows[row.processor] = (
                 row,
                 now_s - min(age_s, row.interval_ms / 1000 + DEAD_LATE_S),
@@ -64,12 +65,12 @@ class Fleet:
         return tuple(sorted(alive | {self.me}))
 
     def least_interval_s(self, now_s: float) -> float:
-        """The shortest interval at which a live other one beats; infinite if there is none."""
+        """The shortest interval of heartbeats of a live other one; infinite if there is none."""
         others = self._rows.keys() & set(self.live(now_s)) - {self.me}
         return min((self._rows[id][0].interval_ms / 1000 for id in others), default=math.inf)
 
     def slow(self, interval_s: float) -> set[str]:
-        """Ids of those that beat at such an interval or a longer one."""
+        """Ids of those that send heartbeats at such an interval or a longer one."""
         rows = self._rows.items()
         return {id for id, (row, _) in rows if row.interval_ms >= interval_s * 1000}
 

@@ -75,12 +75,12 @@ class Membership:
         heartbeat = Heartbeat(
             processor=self.me,
             kind=self._kind,
-            beat_ms=self._clock.now_ms(),
+            written_ms=self._clock.now_ms(),
             interval_ms=round(interval_s * 1000),
             held_back_s=held_back_s,
         )
         self._sent_s, self._sent_interval_s = now_s, interval_s
-        await self._queue.beat(heartbeat)
+        await self._queue.put_heartbeat(heartbeat)
 
     async def leave(self) -> None:
         await self._queue.leave(self.me)
@@ -125,7 +125,7 @@ class Membership:
     def _compare_clocks(self, others: list[Heartbeat]) -> None:
         """Who disagrees about the time, though both go by the store's clock, is told of once."""
         for other in others:
-            ahead_ms = other.beat_ms - self._clock.now_ms()
+            ahead_ms = other.written_ms - self._clock.now_ms()
             if ahead_ms > OFFSET_WARN_MS and self._reported.admits(other.processor):
                 text = "the clock of %s is %d ms ahead of this one"
                 extra = {"action": "clock_ahead"}

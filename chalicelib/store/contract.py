@@ -184,13 +184,14 @@ NO_PRESSURE = Pressure(requests=math.inf, latency_s=0.0)
 class Heartbeat:
     """A live processor's row. kind: worker or tick.
 
-    beat_ms: the time for it when it wrote. interval_ms: the next beat is to follow within this.
+    written_ms: what the time was for it when it wrote. interval_ms: the next one is to follow
+    within this.
     held_back_s: for how long the oldest ready hint has waited for the store's sake; 0 for none.
     """
 
     processor: str
     kind: str
-    beat_ms: int
+    written_ms: int
     interval_ms: int = 1_000
     held_back_s: int = 0
 
@@ -262,7 +263,7 @@ class TaskQueue(Protocol):
         Those that fail are kept for the next call. Called about twice a second.
         """
 
-    async def beat(self, heartbeat: Heartbeat) -> None:
+    async def put_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Put the heartbeat in place of the processor's last one."""
 
     async def heartbeats(self) -> Sequence[Heartbeat]:

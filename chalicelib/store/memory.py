@@ -194,7 +194,7 @@ class MemoryQueue:
     async def flush(self, *, age_s: float = 0.0) -> None:
         """Deletions are made when asked for."""
 
-    async def beat(self, heartbeat: Heartbeat) -> None:
+    async def put_heartbeat(self, heartbeat: Heartbeat) -> None:
         self.tables.heartbeats[heartbeat.processor] = heartbeat
 
     async def heartbeats(self) -> Sequence[Heartbeat]:

@@ -14,10 +14,10 @@ DEAD_LATE_S = 3.0
 """A processor whose next heartbeat is late by this much gets no shards."""
 
 
-def beating(heartbeats: Iterable[Heartbeat], *, now_ms: int) -> list[Heartbeat]:
+def live_heartbeats(heartbeats: Iterable[Heartbeat], *, now_ms: int) -> list[Heartbeat]:
     """Those that are alive by one look at their rows, as far as the clocks agree."""
     late_ms = round(DEAD_LATE_S * 1000)
-    live = (row for row in heartbeats if row.beat_ms + row.interval_ms + late_ms > now_ms)
+    live = (row for row in heartbeats if row.written_ms + row.interval_ms + late_ms > now_ms)
     return sorted(live, key=lambda row: row.processor)
 
 

@@ -55,16 +55,16 @@ def test_attempts_tell_what_became_of_each(service: Service) -> None:
     expect_error(service.http.get(f"/task/{task_id}/attempts"), 404, "TaskNotFound")
 
 
-def beat(service: Service, processor: str, seconds_ago: float = 0.0) -> None:
-    beat_ms = service.clock.now_ms() - round(seconds_ago * 1000)
-    row = Heartbeat(processor=processor, kind="worker", beat_ms=beat_ms)
+def heartbeat(service: Service, processor: str, seconds_ago: float = 0.0) -> None:
+    written_ms = service.clock.now_ms() - round(seconds_ago * 1000)
+    row = Heartbeat(processor=processor, kind="worker", written_ms=written_ms)
     service.tables.heartbeats[processor] = row
 
 
 def test_explain_of_a_task_through_its_life(service: Service) -> None:
     task_id = service.created(send_ts="2030-01-01T00:01:00Z")["id"]
-    beat(service, "dead", seconds_ago=4.0)
-    beat(service, "p", seconds_ago=0.5)
+    heartbeat(service, "dead", seconds_ago=4.0)
+    heartbeat(service, "p", seconds_ago=0.5)
     told = explained(service, task_id)
     assert told == told | {
         "id": task_id,
@@ -91,7 +91,7 @@ def test_explain_of_a_task_through_its_life(service: Service) -> None:
     assert (told["due"], told["seconds_until_due"]) == (True, -1.0)
     assert (told["reason"], told["owner"], told["processors"]) == ("NoProcessor", None, [])
 
-    beat(service, "p")
+    heartbeat(service, "p")
     assert explained(service, task_id)["reason"] == "WaitingForProcessor"
     hints = dict(service.tables.hints)
     service.tables.hints.clear()
@@ -108,7 +108,7 @@ def test_explain_of_a_task_through_its_life(service: Service) -> None:
     assert [attempt["outcome"] for attempt in told["attempts"]] == ["running"]
 
     service.clock.tick(10)
-    beat(service, "p")
+    heartbeat(service, "p")
     told = explained(service, task_id)
     assert (told["reason"], told["due"], told["held_by"]) == ("LeaseOver", True, "p")
 
@@ -156,16 +156,16 @@ def test_explain_does_not_take_silence_for_death_while_nobody_can_write(service:
     store.error = errors.StoreBusy("the line is long")
     assert service.http.get(path).json_body["reason"] == "NoProcessor"
     service.clock.tick(WRITE_CHECK_EVERY_S)
-    beat_ms = service.clock.now_ms()
-    beat = Heartbeat(processor="p", kind="worker", beat_ms=beat_ms)
-    service.tables.heartbeats["p"] = beat
+    written_ms = service.clock.now_ms()
+    heartbeat = Heartbeat(processor="p", kind="worker", written_ms=written_ms)
+    service.tables.heartbeats["p"] = heartbeat
     assert service.http.get(path).json_body["reason"] == "WaitingForProcessor"
-    assert store.asked == 2, "whoever beats can write"
+    assert store.asked == 2, "whoever sends heartbeats can write"
 
 
 def test_explain_of_a_type_that_is_not_known_here(service: Service) -> None:
     task_id = service.created()["id"]
-    beat(service, "p")
+    heartbeat(service, "p")
     service.change(task_id, lambda task: replace(task, type="Newer"))
     assert explained(service, task_id)["reason"] == "NoHandler"
 

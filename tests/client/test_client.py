@@ -457,7 +457,7 @@ def test_explain_tells_the_reason(
 ) -> None:
     task_id = scheduler.create("Foo", "2020-01-01T00:00:00Z")["id"]
     now_ms = SystemClock().now_ms()
-    tables.heartbeats["p"] = Heartbeat(processor="p", kind="worker", beat_ms=now_ms)
+    tables.heartbeats["p"] = Heartbeat(processor="p", kind="worker", written_ms=now_ms)
     held = tables.tasks[task_id].claimed(now_ms=now_ms, claim="c", processor="p")
     tables.tasks[task_id] = held
     assert terminal("explain", task_id) == 0

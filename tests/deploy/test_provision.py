@@ -421,7 +421,7 @@ def test_table_that_is_missing_is_found(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "text", "mend"),
+    ("harm", "text", "remedy"),
     [
         (
             lambda s: setattr(s.cql, "down", ("127.0.0.2",)),
@@ -452,12 +452,12 @@ def test_table_that_is_missing_is_found(site: Site) -> None:
     ],
 )
 def test_what_is_wrong_is_found(
-    site: Site, harm: Callable[[Site], object], text: str, mend: str
+    site: Site, harm: Callable[[Site], object], text: str, remedy: str
 ) -> None:
     site.provision()
     harm(site)
     wrong = site.wrong()
-    assert any(text in finding.text and mend in finding.mend for finding in wrong), wrong
+    assert any(text in finding.text and remedy in finding.remedy for finding in wrong), wrong
     assert doctor.report(wrong, site.said.append) == len(wrong)
 
 

@@ -33,7 +33,7 @@ BODY = json.dumps({"type": "Foo", "send_ts": GOOD}).encode()
 def port() -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gateway, "BODY_IDLE_S", 0.3)
-        patch.setattr(gateway, "LINGER_S", 0.3)
+        patch.setattr(gateway, "DISCARD_S", 0.3)
         patch.setattr(gateway, "HEAD_S", 0.5)
         with served() as port:
             yield port
@@ -505,7 +505,7 @@ def test_mending_logs_to_stderr_and_puts_our_server_in_place(
     done = []
     monkeypatch.setattr(local, "LocalDevServer", local.LocalDevServer)
     monkeypatch.setattr(log, "set_up_apart", lambda clock: done.append("log"))
-    gateway.mend()
+    gateway.patch_chalice_local()
     assert local.LocalDevServer is gateway.Server
     assert done == ["log"]
     assert logging.getLogger(failures.__name__).handlers == []

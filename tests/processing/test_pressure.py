@@ -61,9 +61,9 @@ class PressedQueue(MemoryQueue):
             raise error
         return await super().claim(hint, **how)
 
-    async def beat(self, heartbeat: Heartbeat) -> None:
-        self.note("beat")
-        await super().beat(heartbeat)
+    async def put_heartbeat(self, heartbeat: Heartbeat) -> None:
+        self.note("heartbeat")
+        await super().put_heartbeat(heartbeat)
 
     async def due(self, shard: int, **how: Any) -> Any:
         self.note("due")
@@ -112,13 +112,13 @@ def test_nothing_is_claimed_that_the_store_has_no_room_for() -> None:
 def test_a_slow_store_is_asked_for_less() -> None:
     """Heartbeats come every 5 s, and say so; deletions wait until there are many."""
     bench = Bench({"ok": ok})
-    calm, pressed = PressedQueue(bench), PressedQueue(bench, seen=SLOW)
+    quiet, pressed = PressedQueue(bench), PressedQueue(bench, seen=SLOW)
     bench.add("ok", delay_s=9.0)
-    go(10, bench, queue=calm)
+    go(10, bench, queue=quiet)
     go(10, bench, queue=pressed)
-    assert len(calm.times("beat")) >= 9
-    assert 2 <= len(pressed.times("beat")) <= 3
-    assert len(calm.times("flush")) >= 15
+    assert len(quiet.times("heartbeat")) >= 9
+    assert 2 <= len(pressed.times("heartbeat")) <= 3
+    assert len(quiet.times("flush")) >= 15
     assert len(pressed.times("flush")) <= 3
 
 
@@ -169,8 +169,8 @@ def test_a_store_that_is_away_is_told_now_and_then(caplog: pytest.LogCaptureFixt
 # The fleet while nothing can be seen
 
 
-def row(name: str, beat_ms: int) -> Heartbeat:
-    return Heartbeat(processor=name, kind="worker", beat_ms=beat_ms)
+def row(name: str, written_ms: int) -> Heartbeat:
+    return Heartbeat(processor=name, kind="worker", written_ms=written_ms)
 
 
 def test_nobody_is_dead_because_nothing_could_be_seen() -> None:
@@ -182,7 +182,7 @@ def test_nobody_is_dead_because_nothing_could_be_seen() -> None:
     assert fleet.live(20.0) == ("me", "other"), "the look of 1.0 has not been answered"
     fleet.look(6.0)
     fleet.see(rows, now_s=31.0, now_ms=NOON_MS + 31_000)
-    assert fleet.live(31.0) == ("me", "other"), "it could not beat either"
+    assert fleet.live(31.0) == ("me", "other"), "it could not send a heartbeat either"
     assert fleet.live(31.0, FRESH_LATE_S) == ("me", "other")
     fleet.look(34.5)
     fleet.see(rows, now_s=34.5, now_ms=NOON_MS + 34_500)
@@ -228,7 +228,7 @@ def test_slow_without_need_or_busy_without_slowness_is_not_told(
 
 def test_explain_tells_that_the_store_is_slow() -> None:
     task = new_task(Ids())
-    beating = Heartbeat(processor="p", kind="worker", beat_ms=NOON_MS + 9_000, held_back_s=8)
+    beating = Heartbeat(processor="p", kind="worker", written_ms=NOON_MS + 9_000, held_back_s=8)
     told = explain(
         task,
         now_ms=NOON_MS + 9_000,

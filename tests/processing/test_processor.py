@@ -581,7 +581,7 @@ def test_failed_task_that_is_run_again_runs_at_once(after_s: float) -> None:
     bench = Bench({"fragile": fragile})
     (task,) = bench.add("fragile")
 
-    async def mend() -> None:
+    async def repair() -> None:
         nonlocal is_mended
         running = asyncio.create_task(run_for(20 + after_s, bench.processor()))
         while bench.now(task).state is not TaskState.FAILED:
@@ -595,7 +595,7 @@ def test_failed_task_that_is_run_again_runs_at_once(after_s: float) -> None:
         assert started_ms is not None and due_at_ms is not None
         assert started_ms - due_at_ms < 1_000
 
-    run_virtually(mend)
+    run_virtually(repair)
     done = bench.now(task)
     assert (done.state, done.attempt, done.failures) == (TaskState.COMPLETED, 4, 0)
     assert [one.outcome for one in done.attempts] == ["retried", "retried", "failed", "completed"]
@@ -731,14 +731,14 @@ def test_task_under_way_here_is_not_claimed_again(caplog: pytest.LogCaptureFixtu
 
 
 def test_overdue_hints_of_a_stuck_owner_belong_to_everybody() -> None:
-    """A processor that beats but claims nothing owns some shards."""
+    """A processor that sends heartbeats but claims nothing owns some shards."""
     bench = Bench({"ok": ok})
     tasks = bench.add("ok", count=40)
 
     async def beside_a_stuck_one() -> None:
         running = asyncio.create_task(run_for(15, bench.processor()))
         for beat in range(15):
-            stuck = Heartbeat(processor="stuck", kind="worker", beat_ms=NOON_MS + beat)
+            stuck = Heartbeat(processor="stuck", kind="worker", written_ms=NOON_MS + beat)
             bench.tables.heartbeats["stuck"] = stuck
             await asyncio.sleep(1)
         await running
@@ -756,9 +756,9 @@ def test_processors_that_beat_do_not_race_for_the_same_tasks(beat_takes_s: float
             await asyncio.sleep(0.02)
             return await super().claim(hint, **options)
 
-        async def beat(self, heartbeat: Heartbeat) -> None:
+        async def put_heartbeat(self, heartbeat: Heartbeat) -> None:
             await asyncio.sleep(beat_takes_s)
-            await super().beat(heartbeat)
+            await super().put_heartbeat(heartbeat)
 
     bench = Bench({"ok": ok}, batch_size=10)
     tasks = bench.add("ok", delay_s=6, count=6_000)
@@ -805,7 +805,7 @@ def test_store_outage_is_survived() -> None:
                 raise StoreUnavailable
             return await super().due(*args, **options)  # type: ignore[arg-type]
 
-        async def beat(self, heartbeat: Heartbeat) -> None:
+        async def put_heartbeat(self, heartbeat: Heartbeat) -> None:
             if self.is_out:
                 raise ConnectionError("out")
 

@@ -102,9 +102,9 @@ class Queue(MemoryQueue):
         await self._travel()
         return await super().settle(held, settled, until_s=until_s)
 
-    async def beat(self, heartbeat: Heartbeat) -> None:
+    async def put_heartbeat(self, heartbeat: Heartbeat) -> None:
         await self._travel()
-        await super().beat(heartbeat)
+        await super().put_heartbeat(heartbeat)
 
     async def heartbeats(self) -> Sequence[Heartbeat]:
         await self._travel()
@@ -252,7 +252,7 @@ def test_idle_fleet_says_and_asks_little(size: int) -> None:
         await asyncio.gather(*fleet)
 
     run_virtually(play)
-    assert 10 * size <= sent["beat"] <= 14 * size
+    assert 10 * size <= sent["put_heartbeat"] <= 14 * size
     assert 10 * size <= sent["heartbeats"] <= 16 * size
     polls = 60 * SETTINGS.shards / SETTINGS.poll_interval_s
     looks = 60 * SETTINGS.shards / 8 * min(1, size - 1)

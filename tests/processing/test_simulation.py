@@ -153,9 +153,9 @@ class TroubledQueue(MemoryQueue):
 
         return await self.through(read, asyncio.get_running_loop().time() + 5)
 
-    async def beat(self, heartbeat: Heartbeat) -> None:
+    async def put_heartbeat(self, heartbeat: Heartbeat) -> None:
         await self.life.turn()
-        await super().beat(heartbeat)
+        await super().put_heartbeat(heartbeat)
 
     async def forget_hint(self, hint: Hint) -> None:
         if self.world.strikes("row_not_deleted", 0.2):

@@ -215,12 +215,12 @@ def test_who_is_urgent_goes_first_and_nobody_waits_for_ever() -> None:
             await asyncio.sleep(0.01)
             end(gate, turn)
 
-        ranks = (Rank.CLEAN, Rank.READ, Rank.CLAIM, Rank.BEAT, Rank.SETTLE)
+        ranks = (Rank.CLEAN, Rank.READ, Rank.CLAIM, Rank.HEARTBEAT, Rank.SETTLE)
         waiting = [asyncio.create_task(wait(rank)) for rank in ranks]
         await asyncio.sleep(0.01)
         end(gate, first)
         await asyncio.gather(*waiting)
-        assert order == ["SETTLE", "BEAT", "CLAIM", "READ", "CLEAN"]
+        assert order == ["SETTLE", "HEARTBEAT", "CLAIM", "READ", "CLEAN"]
 
         busy = await enter(gate, nodes, Rank.CLAIM)
         old = asyncio.create_task(wait(Rank.READ))

@@ -223,10 +223,10 @@ def test_many_tasks_are_read_in_batches(queue_kit: QueueKit) -> None:
 
 
 def test_heartbeats(queue_kit: QueueKit) -> None:
-    one = Heartbeat(processor="a", kind="worker", beat_ms=NOON_MS)
-    two = Heartbeat(processor="b", kind="tick", beat_ms=NOON_MS)
-    for beat in (one, two, one):
-        queue_kit.run(queue_kit.queue.beat(beat))
+    one = Heartbeat(processor="a", kind="worker", written_ms=NOON_MS)
+    two = Heartbeat(processor="b", kind="tick", written_ms=NOON_MS)
+    for heartbeat in (one, two, one):
+        queue_kit.run(queue_kit.queue.put_heartbeat(heartbeat))
     assert sorted(queue_kit.run(queue_kit.queue.heartbeats()), key=str) == [one, two]
     queue_kit.run(queue_kit.queue.leave("a"))
     assert list(queue_kit.run(queue_kit.queue.heartbeats())) == [two]

@@ -359,7 +359,7 @@ def test_hint_of_a_task_is_there_until_it_is_forgotten(queue_kit: QueueKit) -> N
 
 def test_heartbeats_are_seen(queue_kit: QueueKit) -> None:
     assert list(queue_kit.store.heartbeats()) == []
-    beats = [Heartbeat(processor=p, kind="worker", beat_ms=NOON_MS) for p in "ab"]
-    for beat in beats:
-        queue_kit.run(queue_kit.queue.beat(beat))
-    assert sorted(queue_kit.store.heartbeats(), key=str) == beats
+    heartbeats = [Heartbeat(processor=p, kind="worker", written_ms=NOON_MS) for p in "ab"]
+    for heartbeat in heartbeats:
+        queue_kit.run(queue_kit.queue.put_heartbeat(heartbeat))
+    assert sorted(queue_kit.store.heartbeats(), key=str) == heartbeats

@@ -102,7 +102,7 @@ class Cluster:
         return self.tasks(ids)
 
     def wait_ready(self, processors: int) -> None:
-        """Until so many processors beat their hearts."""
+        """Until so many processors send heartbeats."""
         self.wait_for(lambda: len(self.store.heartbeats()) >= processors, 20)
 
 

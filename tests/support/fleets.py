@@ -155,7 +155,7 @@ class Site:
 
 
 class Views:
-    """What views ask of a store, with the manners that they have; each call notes how long it took
+    """What views ask of a store, as views share it with others; each call notes how long it took
     and what it raised."""
 
     def __init__(self, site: Site) -> None:
@@ -163,7 +163,7 @@ class Views:
         self._site = site
         self._indexes = Indexes("", SHARDS)
         self._transport = Transport.open(
-            site.settings, LoopClock(), manners=VIEWS, rng=Random(site.seed)
+            site.settings, LoopClock(), sharing=VIEWS, rng=Random(site.seed)
         )
         self.took_s: dict[str, list[float]] = {}
         self.raised: Counter[str] = Counter()

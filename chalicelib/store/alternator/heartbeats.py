@@ -32,7 +32,7 @@ class Heartbeats:
             "fleet": {"S": FLEET},
             "processor": {"S": heartbeat.processor},
             "kind": {"S": heartbeat.kind},
-            "beat_ms": {"N": str(heartbeat.beat_ms)},
+            "beat_ms": {"N": str(heartbeat.written_ms)},
             "interval_ms": {"N": str(heartbeat.interval_ms)},
         }
         if heartbeat.held_back_s:

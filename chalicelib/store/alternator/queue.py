@@ -42,7 +42,7 @@ class AlternatorTaskQueue:
         self._requester = requester
         self._rows = IndexRows(requester, self._indexes, clock)
         self._hints = Hints(requester, self._indexes.schedule, shards, clock)
-        self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.BEAT)
+        self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.HEARTBEAT)
         self._sweeper = Sweeper(
             requester, self._hints, self._rows, self._indexes, self._tasks, clock
         )
@@ -136,7 +136,7 @@ class AlternatorTaskQueue:
 
     # Heartbeats
 
-    async def beat(self, heartbeat: Heartbeat) -> None:
+    async def put_heartbeat(self, heartbeat: Heartbeat) -> None:
         await self._heartbeats.put(heartbeat)
 
     async def heartbeats(self) -> Sequence[Heartbeat]:

@@ -273,7 +273,7 @@ def decode_heartbeat(item: Item) -> Heartbeat:
     return Heartbeat(
         processor=item["processor"]["S"],
         kind=item["kind"]["S"],
-        beat_ms=int(item["beat_ms"]["N"]),
+        written_ms=int(item["beat_ms"]["N"]),
         interval_ms=int(item["interval_ms"]["N"]),
         held_back_s=int(item["held_back_s"]["N"]) if "held_back_s" in item else 0,
     )

@@ -69,7 +69,7 @@ class Client:
         """
 
         async def opened() -> Transport:
-            return Transport.open(settings, clock, manners=VIEWS)
+            return Transport.open(settings, clock, sharing=VIEWS)
 
         thread = LoopThread()
         try:

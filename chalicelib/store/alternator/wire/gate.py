@@ -41,7 +41,7 @@ class Rank(Enum):
     """Kinds of requests, by the seconds for which each can be overtaken by what comes later."""
 
     SETTLE = -10.0
-    BEAT = 0.0
+    HEARTBEAT = 0.0
     VIEW = 0.1
     CLAIM = 0.5
     LIST = 1.0

@@ -27,7 +27,7 @@ from chalicelib.store.contract import Pressure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Manners:
+class Sharing:
     """How a process shares the store with others.
 
     slack_s: how long its requests may wait in a queue at the store. start: how many are sent at
@@ -40,8 +40,8 @@ class Manners:
     line_max_s: float | None
 
 
-PROCESSOR = Manners(slack_s=0.1, start=3, line_max_s=None)
-VIEWS = Manners(slack_s=0.25, start=16, line_max_s=2.0)
+PROCESSOR = Sharing(slack_s=0.1, start=3, line_max_s=None)
+VIEWS = Sharing(slack_s=0.25, start=16, line_max_s=2.0)
 """Somebody waits for the answer: views may go before processors, up to a point."""
 
 
@@ -62,15 +62,15 @@ class Transport:
         settings: Settings,
         clock: Clock,
         refresh_s: float = REFRESH_S,
-        manners: Manners = PROCESSOR,
+        sharing: Sharing = PROCESSOR,
         rng: Random | None = None,
     ) -> Self:
         """Call inside a running event loop; close() ends it. clock: a StoreClock learns the time
         here. refresh_s: see Nodes. rng: spreads the probes of a node that fails."""
         clock, rng = StoreClock.over(clock), rng or Random()
-        new_limit = partial(Limit, manners.slack_s, manners.start, 2 * settings.batch_size, rng)
+        new_limit = partial(Limit, sharing.slack_s, sharing.start, 2 * settings.batch_size, rng)
         nodes = Nodes(settings, tls.context(settings), new_limit, clock, refresh_s)
-        return cls(nodes, Gate(nodes, manners.line_max_s), clock)
+        return cls(nodes, Gate(nodes, sharing.line_max_s), clock)
 
     async def close(self) -> None:
         await self._gate.close()
