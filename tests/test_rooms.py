@@ -14,7 +14,13 @@ from local.settings import ROOT
 FOLDERS = ("bench", "chalicelib", "client", "deploy", "local", "worker")
 OURS = frozenset({*FOLDERS, "app", "tests"})
 
-LINES_MAX = {"file": 350, "class": 200}
+LINES_MAX = {"file": 350, "class": 200, "function": 30}
+
+KINDS: Mapping[type, str] = {
+    ast.ClassDef: "class",
+    ast.FunctionDef: "function",
+    ast.AsyncFunctionDef: "function",
+}
 
 GROUND = "chalicelib"
 STORE = "chalicelib.store"
@@ -70,14 +76,14 @@ def circle(sources: Sources) -> list[str]:
 
 
 def too_large(sources: Sources) -> list[str]:
-    """Files and classes above their limit."""
+    """Files, classes and functions above their limit."""
     found = []
     for module, text in sources.items():
         sizes = [("file", module, text.count("\n"))]
         sizes += [
-            ("class", f"{module}.{node.name}", (node.end_lineno or 0) - node.lineno + 1)
+            (KINDS[type(node)], f"{module}.{node.name}", (node.end_lineno or 0) - node.lineno + 1)
             for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.ClassDef)
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         ]
         found += [
             f"{kind} {name}: {lines} lines, at most {LINES_MAX[kind]}"
@@ -136,7 +142,7 @@ def test_no_files_import_each_other_in_a_ring() -> None:
     assert circle(read("chalicelib")) == []
 
 
-def test_no_file_and_no_class_is_too_large() -> None:
+def test_nothing_is_too_large() -> None:
     found = too_large({**read(*FOLDERS), "app": (ROOT / "app.py").read_text()})
     assert found == []
 
@@ -212,6 +218,8 @@ def test_what_is_too_large_is_found() -> None:
     assert too_large({"m": at_most + "\n" * 150}) == []
     assert too_large({"m": at_most + "\n" * 151}) == ["file m: 351 lines, at most 350"]
     assert too_large({"m": at_most + "    y = 1\n"}) == ["class m.A: 201 lines, at most 200"]
+    long = "async def f():\n" + "    x = 1\n" * 30
+    assert too_large({"m": long}) == ["function m.f: 31 lines, at most 30"]
 
 
 def test_a_package_without_a_word_is_found() -> None:

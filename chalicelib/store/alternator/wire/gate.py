@@ -37,6 +37,10 @@ SETTLE_WITHIN_S = 3.0
 their time."""
 
 
+Prefers = Callable[[], Sequence[Peer]]
+"""The nodes to ask, the best one first."""
+
+
 class Rank(Enum):
     """Kinds of requests, by the seconds for which each can be overtaken by what comes later."""
 
@@ -73,7 +77,7 @@ class Waiter(NamedTuple):
     order_s: float
     number: int
     turn: "asyncio.Future[Turn]"
-    prefers: Callable[[], Sequence[Peer]]
+    prefers: Prefers
     rank: Rank
     kind: Kind
 
@@ -109,7 +113,7 @@ class Gate:
         if self._retry is not None:
             self._retry.cancel()
 
-    async def enter(self, rank: Rank, prefers: Callable[[], Sequence[Peer]], *, kind: Kind) -> Turn:
+    async def enter(self, rank: Rank, prefers: Prefers, *, kind: Kind) -> Turn:
         """Wait for a place; who has one asks its peer. Raises TooLong."""
         can_wait = rank in CAN_WAIT
         line = self._later if can_wait else self._line
@@ -195,9 +199,7 @@ class Gate:
             is_failing=working[0].is_failing,
         )
 
-    def _turn(
-        self, rank: Rank, prefers: Callable[[], Sequence[Peer]], kind: Kind, can_wait: bool
-    ) -> Turn | None:
+    def _turn(self, rank: Rank, prefers: Prefers, kind: Kind, can_wait: bool) -> Turn | None:
         """A place at the first node that has room. can_wait: it still may."""
         now_s, is_urgent = self._loop.time(), rank is Rank.SETTLE
         for peer in self._open_to(prefers(), kind is Kind.CONDITIONAL, now_s):

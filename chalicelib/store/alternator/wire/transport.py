@@ -1,7 +1,6 @@
 """Signed requests to the nodes of the store, asynchronous, one try a call."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -18,7 +17,7 @@ from chalicelib.store.alternator.outcome import Throttled, Unanswered, Unsent
 from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.wire import tls
 from chalicelib.store.alternator.wire.connection import Answer, NotConnected
-from chalicelib.store.alternator.wire.gate import Gate, Rank, TooLong, Turn
+from chalicelib.store.alternator.wire.gate import Gate, Prefers, Rank, TooLong, Turn
 from chalicelib.store.alternator.wire.limit import Limit
 from chalicelib.store.alternator.wire.nodes import REFRESH_S, Nodes, Peer
 from chalicelib.store.alternator.wire.outstanding import Kind
@@ -93,38 +92,42 @@ class Transport:
         """
         if is_repeated and not self._budget.take():
             raise Unsent("too much was sent again")
+        prefers = self._preferred(key, attempt)
+        peer, answer = await self._answer(request, prefers, _kind(request, key), rank, timeout_s)
+        if answer.status < 500:
+            self._budget.earn()
+        try:
+            return _content(answer)
+        except Throttled:
+            peer.limit.refused(self._loop.time())
+            raise
+
+    async def _answer(
+        self, request: Request, prefers: Prefers, kind: Kind, rank: Rank, timeout_s: float
+    ) -> tuple[Peer, Answer]:
+        """Wait for a turn, and then for the answer of whoever is asked."""
         body = msgspec.json.encode(request.body)
         turn: Turn | None = None
         try:
             async with asyncio.timeout(timeout_s) as patience:
-                turn = await self._gate.enter(
-                    rank, self._preferred(key, attempt), kind=_kind(request, key)
-                )
+                turn = await self._gate.enter(rank, prefers, kind=kind)
                 peer, asked = turn
                 if rank is Rank.CLAIM and self._comes_too_late(peer, patience.when()):
                     peer.limit.unsent(asked)
                     raise StoreBusy("the answer to a claim would come too late")
                 now_s = self._clock.now_ms() // 1000
-                answer = await peer.ask(asked, request.action, body, now_s)
+                return peer, await peer.ask(asked, request.action, body, now_s)
         except TooLong as error:
             text = f"the store is slower than what is asked of it: {error}"
             raise StoreBusy(text, wait_s=error.wait_s) from error
         except TimeoutError as error:
             became = Unsent if turn is None else Unanswered
             raise became(f"no answer within {timeout_s:.1f} s") from error
-        except NotConnected as error:
-            raise Unsent(tls.distrust(error) or str(error)) from error
         except OSError as error:
-            raise Unanswered(tls.distrust(error) or str(error)) from error
+            became = Unsent if isinstance(error, NotConnected) else Unanswered
+            raise became(tls.distrust(error) or str(error)) from error
         finally:
             self._gate.admit()
-        if answer.status < 500:
-            self._budget.earn()
-        try:
-            return _content(answer)
-        except Throttled:
-            turn.peer.limit.refused(self._loop.time())
-            raise
 
     def may_claim(self, claiming: int, held: int) -> bool:
         """See TaskQueue."""
@@ -134,7 +137,7 @@ class Transport:
         """How the store bears what it is asked."""
         return self._gate.pressure()
 
-    def _preferred(self, key: str | None, attempt: int) -> "partial[Sequence[Peer]]":
+    def _preferred(self, key: str | None, attempt: int) -> Prefers:
         if key is None:
             return partial(self._nodes.around, next(self._turns))
         return partial(self._nodes.for_key, key, attempt)
