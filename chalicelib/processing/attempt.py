@@ -20,7 +20,7 @@ from chalicelib.task import FINISHED, Task, TaskState
 log = logging.getLogger(__name__)
 
 HELD_BACK_MS = 50
-"""A claim that the store had no time for is looked at again after this."""
+"""What has to wait for the store, or for the output, is looked at again after this."""
 LEASE_LOST_MS = 1_000
 """A task whose lease was lost before it could be settled is looked at again after this."""
 

@@ -8,7 +8,7 @@ from functools import partial
 from chalicelib.attempts import LEASE_MS
 from chalicelib.errors import UnreadableTask
 from chalicelib.processing.agenda import Agenda
-from chalicelib.processing.attempt import Attempts
+from chalicelib.processing.attempt import HELD_BACK_MS, Attempts
 from chalicelib.processing.context import Context
 from chalicelib.processing.execution import Execution
 from chalicelib.processing.obsolete import Again
@@ -17,8 +17,6 @@ from chalicelib.throttle import OncePerSubject
 
 log = logging.getLogger(__name__)
 
-HELD_BACK_S = 0.05
-"""What has to wait for the store, or for the output, is looked at again after this."""
 FORGET_AFTER_S = 30.0
 """A hint that was dealt with is not taken up again for so long: its deletion is under way. One that
 is not for this version is left alone for as long."""
@@ -68,7 +66,7 @@ class Runner:
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         while (type := self._agenda.turn(now_ms, now_s)) is not None:
             if not self._may_claim():
-                self._fill_in(HELD_BACK_S)
+                self._fill_in(HELD_BACK_MS / 1000)
                 return
             hint = self._agenda.take(type)
             if hint.id in self.running:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from chalicelib.task_types.mismatch import Step
+from chalicelib.task_types.mismatch import TYPES, Step
 from chalicelib.times import TIME_EXPECTED
 
 Schema = Mapping[str, Any]
@@ -17,15 +17,6 @@ _FORMATS = {
     "duration": "an ISO 8601 duration, such as PT90S",
     "uuid": "a UUID",
     "decimal": "a decimal number",
-}
-_TYPES = {
-    "string": "a string",
-    "integer": "an integer",
-    "number": "a number",
-    "boolean": "true or false",
-    "array": "an array",
-    "object": "an object",
-    "null": "null",
 }
 _BOUNDS = {
     "minimum": "at least {}",
@@ -85,7 +76,7 @@ def _word(schema: Schema) -> str:
     if "enum" in schema:
         values = [json.dumps(value, ensure_ascii=False) for value in schema["enum"]]
         return ("one of " if len(values) > 1 else "") + ", ".join(values)
-    kind = _FORMATS.get(schema.get("format", "")) or _TYPES.get(schema.get("type", ""), "any value")
+    kind = _FORMATS.get(schema.get("format", "")) or TYPES.get(schema.get("type", ""), "any value")
     if schema.get("contentEncoding") == "base64":
         kind = "a string in Base64"
     bounds = [said.format(schema[key]) for key, said in _BOUNDS.items() if key in schema]

@@ -24,15 +24,18 @@ _OF_MSGSPEC = re.compile(r"Expected `|Invalid |Only units |[A-Z][a-z ]* out of r
 _TIME = re.compile(r"Expected `[^`]*datetime|Invalid RFC3339 encoded datetime")
 _GOT = re.compile(r"Expected `.*`, got `(\w+)`", re.DOTALL)
 _EXPECTED = re.compile(r"Expected `(\w+)`(?:, got `str`)?")
-_KINDS = {
-    "str": "a string",
-    "int": "an integer",
-    "float": "a number",
-    "bool": "true or false",
+TYPES = {
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
     "array": "an array",
     "object": "an object",
     "null": "null",
 }
+"""JSON Schema's types in words."""
+_JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+"""msgspec's names where they are others."""
 
 
 class Kind(Enum):
@@ -69,10 +72,10 @@ def read(error: msgspec.ValidationError) -> Mismatch:
         kind = Kind.UNKNOWN if field[1] == "contains unknown" else Kind.MISSING
         return Mismatch(kind, path, steps, name=field[2])
     if of_name:
-        return Mismatch(Kind.NAME, path, steps, expected=_EXPECTED.sub(_in_words, reason))
+        return Mismatch(Kind.NAME, path, steps, expected=_EXPECTED.sub(_found_in_words, reason))
     got = _GOT.match(reason)
     return Mismatch(
-        Kind.VALUE, path, steps, got=_KINDS.get(got[1]) if got else None, expected=_expected(reason)
+        Kind.VALUE, path, steps, got=_in_words(got[1]) if got else None, expected=_expected(reason)
     )
 
 
@@ -83,8 +86,12 @@ def _expected(reason: str) -> str | None:
     return None if _OF_MSGSPEC.match(reason) else reason
 
 
-def _in_words(found: re.Match[str]) -> str:
-    return _KINDS.get(found[1], found[1])
+def _found_in_words(found: re.Match[str]) -> str:
+    return _in_words(found[1]) or found[1]
+
+
+def _in_words(name: str) -> str | None:
+    return TYPES.get(_JSON_TYPES.get(name, name))
 
 
 def _step(name: str, index: str) -> Step:

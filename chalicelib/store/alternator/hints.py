@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from chalicelib.clock import Clock
 from chalicelib.store.alternator import requests, time_index
+from chalicelib.store.alternator.directory import named_shards
 from chalicelib.store.alternator.time_index import TimeIndex
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.contract import Hint, HintPage
@@ -21,9 +22,8 @@ class Hints:
         self._clock = clock
 
     async def shards(self) -> Collection[int]:
-        root = requests.query(self._schedule.table, "slot", self._schedule.root)
-        rows = [row async for row in self._requester.items(root)]
-        return sorted({int(row["at"]["S"]) for row in rows} | set(range(self._shards)))
+        named = await named_shards(self._requester, self._schedule)
+        return sorted(named | set(range(self._shards)))
 
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from chalicelib.store.alternator import requests, time_index
+from chalicelib.store.alternator.directory import named_shards
 from chalicelib.store.alternator.lookup import tasks_by_id
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.requests import Item
@@ -99,9 +100,7 @@ class Walk:
     async def _buckets(self) -> AsyncIterator[tuple[int, Sequence[int]]]:
         """Buckets that overlap the span, in order, each with the shards whose directory has it."""
         index, (low, high) = self._index, self._span
-        root = requests.query(index.table, "slot", index.root)
-        rows = [row async for row in self._requester.items(root, rank=Rank.LIST)]
-        shards = sorted({int(row["at"]["S"]) for row in rows})
+        shards = sorted(await named_shards(self._requester, index, rank=Rank.LIST))
         first = time_index.time_key(index.bucket_of(time_index.time_of(low)))
         streams = [self._directory(shard, (first, high)) for shard in shards]
         bucket, owners = None, list[int]()
