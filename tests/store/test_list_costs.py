@@ -136,6 +136,7 @@ def site(
     counting = FaultyWire(wire)
     counted = Client(thread, Requester(counting, clock))
     store = AlternatorTaskStore(counted, clock, prefix=settings.table_prefix, shards=16)
+    store._rows._all._rows = (10**9,) * 3  # No lot falls by chance.
     filling = Filling(Indexes(settings.table_prefix, 16))
     store.list(TaskFilter())  # Once a minute a process looks for rows of the version before.
     store.list(TaskFilter(states=SCHEDULED))
@@ -307,9 +308,9 @@ def test_a_batch_in_many_hours_costs_as_one_in_one_hour_once_they_are_known(site
 def test_a_create_takes_two_requests(site: Site) -> None:
     site.store.create(new_task(site.ids))
     with site.wire.meanwhile() as sent:
-        for number in range(100):
+        for number in range(500):
             site.store.create(new_task(site.ids, send_ts_ms=NOON_MS + number))
-    assert len(sent) <= 205, Counter(sent)
+    assert len(sent) <= 500 * 2.05, Counter(sent)
 
 
 def level_of(store: AlternatorTaskStore, task: Task) -> int:

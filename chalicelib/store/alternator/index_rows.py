@@ -37,13 +37,17 @@ class IndexRows:
         """Of tasks to create; returns them with their places. A crash leaves surplus rows only."""
         await self._all.look([task.send_ts_ms for task in tasks], deadline_s)
         placed = [self._indexes.placed(t, self._all.level(t.send_ts_ms)) for t in tasks]
-        drawn = [mark for task in placed for mark in self._drawn(task)]
-        await self._put(placed, deadline_s, drawn)
+        opened = [name for task in placed for name in self._drawn(task)]
+        buckets = self._buckets(placed)
+        if len(placed) > 1:
+            hints = {self._indexes.hint_bucket(task) for task in placed}
+            buckets += [bucket for hint in hints for bucket in hint.of_all_shards()]
+        await self._put_named(buckets, [*self._needed(placed), *opened], deadline_s)
         return placed
 
     async def put_again(self, tasks: Sequence[Task], deadline_s: float) -> None:
         """What the tasks need as they are."""
-        await self._put(tasks, deadline_s, ())
+        await self._put_named(self._buckets(tasks), self._needed(tasks), deadline_s)
 
     async def put_hint(self, task: Task, deadline_s: float) -> None:
         """Of a task that is scheduled again by its settlement."""
@@ -86,10 +90,11 @@ class IndexRows:
         level = self._indexes.place_of(task).level
         return self._all.drawn(level, task.send_ts_ms)
 
-    async def _put(self, tasks: Sequence[Task], deadline_s: float, marks: Sequence[Row]) -> None:
-        buckets = [bucket for task in tasks for bucket in self._indexes.buckets(task)]
-        needed = [row for task in tasks for row in self._indexes.rows(task)]
-        await self._put_named(buckets, [*needed, *marks], deadline_s)
+    def _buckets(self, tasks: Iterable[Task]) -> list[Bucket]:
+        return [bucket for task in tasks for bucket in self._indexes.buckets(task)]
+
+    def _needed(self, tasks: Iterable[Task]) -> list[Row]:
+        return [row for task in tasks for row in self._indexes.rows(task)]
 
     async def _put_named(
         self,

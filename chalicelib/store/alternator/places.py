@@ -124,17 +124,12 @@ class Indexes:
 
     def names(self, task: Task) -> list[Row]:
         """The names without which the rows that the task needs cannot be found."""
-        buckets = [*self._path(self.all, task), *self.failed_buckets(task)]
-        names = list[Row]()
-        if task.state in UNFINISHED:
-            names += self.hint_bucket(task).names_for(self.place_of(task).shard)
-            buckets += self._path(self.open, task)
-        return names + [row for bucket in buckets for row in bucket.names]
+        return [row for bucket in self.buckets(task) for row in bucket.names]
 
     def hint_bucket(self, task: Task) -> HintBucket:
         assert task.due_at_ms is not None
-        shards = max(self.shards, self.place_of(task).shard + 1)
-        return HintBucket(self.schedule, self.schedule.bucket_of(task.due_at_ms), shards)
+        shard, start_ms = self.place_of(task).shard, self.schedule.bucket_of(task.due_at_ms)
+        return HintBucket(self.schedule, shard, start_ms, max(self.shards, shard + 1))
 
     def open_buckets(self, task: Task) -> Sequence[Bucket]:
         return self._path(self.open, task)

@@ -4,8 +4,8 @@
     partition <shard>            the shard's directory: one row <bucket> a bucket
     partition shards             the highest shard in use
 
-A bucket is read if a directory names it. Whoever puts the first hint into a bucket names it for all
-shards before, in one request: afterwards it is known, whatever shard the next task is in.
+A bucket is read if the directory of its shard names it. Whoever creates many tasks at once names
+their buckets for all shards: afterwards they are known, whatever shard the next tasks are in.
 """
 
 from collections.abc import Sequence
@@ -54,29 +54,25 @@ class Schedule:
 
 
 class HintBucket(NamedTuple):
-    """One bucket of so many shards."""
+    """One bucket of one shard. shards: how many there are, as far as is known."""
 
     schedule: Schedule
+    shard: int
     start_ms: int
     shards: int
 
     @property
     def names(self) -> Sequence[Row]:
-        """The row that tells how many shards there are, and one in the directory of each."""
-        each = [self.schedule.bucket_row(shard, self.start_ms) for shard in range(self.shards)]
-        return [self._root, *each]
-
-    def names_for(self, shard: int) -> Sequence[Row]:
-        """Those without which hints of this shard are not found."""
-        return [self._root, self.schedule.bucket_row(shard, self.start_ms)]
-
-    @property
-    def _root(self) -> Row:
-        return Row(self.schedule.table, ROOT, f"{self.shards - 1:05d}")
+        """The row that tells how many shards there are, and the one in the directory."""
+        root = Row(self.schedule.table, ROOT, f"{self.shards - 1:05d}")
+        return [root, self.schedule.bucket_row(self.shard, self.start_ms)]
 
     def is_over(self, now_ms: int) -> bool:
         """Whether it has ended, and may be closed by others."""
         return self.start_ms + BUCKET_MS <= now_ms
+
+    def of_all_shards(self) -> "Sequence[HintBucket]":
+        return [self._replace(shard=shard) for shard in range(self.shards)]
 
 
 def hint_of(item: Item) -> Hint:

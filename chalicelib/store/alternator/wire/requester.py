@@ -105,9 +105,8 @@ class Requester:
         deadline_s: float | None = None,
         rank: Rank | None = None,
     ) -> JsonObject:
-        """Send until answered: never again before the last try came to nothing.
-
-        Raises ConditionFailed, StoreBusy if it was never sent, StoreUnavailable or StoreMismatch.
+        """Send until answered: never again before the last try came to nothing. Raises
+        ConditionFailed, StoreBusy if it was never sent, StoreUnavailable or StoreMismatch.
         """
         rank, was_sent = rank or self._rank, False
         deadline_s = self.deadline_s() if deadline_s is None else deadline_s
