@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from chalicelib.clock import SystemClock
 from chalicelib.errors import StoreUnavailable
 from chalicelib.log import Handler
 from chalicelib.request_id import REQUEST_ID
+from chalicelib.store.contract import Hint, Refused
 from chalicelib.store.memory import MemoryQueue
 from chalicelib.task import Task, TaskState
 from chalicelib.task_types import Run
@@ -82,3 +84,18 @@ def test_a_lost_lease_and_an_unknown_outcome_have_it(said: list[tuple[object, ob
     requested(bench, FIRST)
     go(30, bench, queue=Losing(bench.tables, shards=SHARDS))
     assert {("lease_lost", FIRST), ("left", FIRST)} <= set(said)
+
+
+def test_the_next_attempt_has_not_the_id_of_the_last_one(said: list[tuple[object, object]]) -> None:
+    class Unclaimed(MemoryQueue):
+        async def claim(self, hint: Hint, **how: Any) -> Task | Refused:
+            if hint.id == last.id:
+                raise StoreUnavailable
+            return await super().claim(hint, **how)
+
+    bench = Bench({"telling": telling}, batch_size=1)
+    requested(bench, FIRST)
+    last = requested(bench, SECOND)
+    go(5, bench, queue=Unclaimed(bench.tables, shards=SHARDS))
+    assert ("task_scheduled", FIRST) in said
+    assert {id for action, id in said if action == "left"} == {None}
