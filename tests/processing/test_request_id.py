@@ -1,5 +1,6 @@
 """What is logged of an attempt has the id of the request that created its task."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -93,9 +94,13 @@ def test_the_next_attempt_has_not_the_id_of_the_last_one(said: list[tuple[object
                 raise StoreUnavailable
             return await super().claim(hint, **how)
 
-    bench = Bench({"telling": telling}, batch_size=1)
+    async def holding(run: Run) -> str:
+        await asyncio.sleep(1)
+        return await telling(run)
+
+    bench = Bench({"telling": holding}, batch_size=1)
     requested(bench, FIRST)
-    last = requested(bench, SECOND)
+    last = requested(bench, SECOND, delay_s=0.1)
     go(5, bench, queue=Unclaimed(bench.tables, shards=SHARDS))
     assert ("task_scheduled", FIRST) in said
     assert {id for action, id in said if action == "left"} == {None}
