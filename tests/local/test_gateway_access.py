@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -110,6 +111,25 @@ def test_a_setting_that_cannot_be_used_lets_nobody_in(monkeypatch: pytest.Monkey
     with served() as port:
         answer = raw(port, post(head(WRITE, f"Content-Length: {len(BODY)}"), BODY))
         assert answer.error()["Type"] == "InternalError"
+
+
+def test_a_preflight_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = "https://app.example.org"
+    settings = replace(keyed(), cors_origins=frozenset({site}))
+    monkeypatch.setattr(entry, "api_settings", lambda: settings)
+    for path, views in entry.app.routes.items():
+        monkeypatch.setitem(entry.app.routes, path, dict(views))
+    entry.add_preflights()
+    asked = f"Origin: {site}\r\nAccess-Control-Request-Method: POST"
+    with served() as port, Line(port) as line:
+        line.send(f"OPTIONS /task HTTP/1.1\r\n{asked}\r\n\r\n".encode())
+        answer = line.answer("OPTIONS")
+        assert (answer.status, answer.body) == (204, b"")
+        assert answer.headers["Access-Control-Allow-Origin"] == site
+        has_them(answer)
+        line.send(post(f"Origin: {site}\r\nContent-Length: {len(BODY)}".encode(), BODY))
+        refused = line.answer()
+        assert (refused.status, refused.headers["Access-Control-Allow-Origin"]) == (401, site)
 
 
 # Headers
