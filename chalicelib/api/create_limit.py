@@ -41,7 +41,7 @@ class CreateLimit:
         return now_s
 
     def put_back(self, caller: str | None, tasks: int, taken_s: int) -> None:
-        """So many of those that were taken then were there already."""
+        """So many of those that were taken then have not been created."""
         with self._lock:
             created = self._created.get(caller, {})
             if taken_s in created:

@@ -31,6 +31,7 @@ from chalicelib.api.settings import ApiSettings
 from chalicelib.clock import Clock
 from chalicelib.errors import (
     SchedulerError,
+    StoreBusy,
     StoreUnavailable,
     TaskExists,
     TaskNotFound,
@@ -41,6 +42,9 @@ from chalicelib.store.clock import StoreClock
 from chalicelib.store.contract import TaskStore
 from chalicelib.task import Task, TaskState, shard_of
 from chalicelib.task_types import HANDLERS
+
+NOT_CREATED = (TaskExists, StoreBusy)
+"""Of a create that ends with one of these nothing counts towards a limit."""
 
 
 class Api:
@@ -75,8 +79,7 @@ class Api:
         try:
             if key is not None:
                 self._raise_if_exists(task_id)
-            self.create_limit.take(caller, 1)
-            task = self.store.create(self._task(task_id, new))
+            task = self._create(caller, self._task(task_id, new))
         except TaskExists as exists:
             task = exists.task
             if error := replay_error(task, new):
@@ -172,14 +175,23 @@ class Api:
     def _horizon(self) -> Horizon:
         return Horizon(self.settings.horizon_days, self.clock.now_ms())
 
+    def _create(self, caller: str | None, task: Task) -> Task:
+        """As the store does, within the caller's limit."""
+        taken_s = self.create_limit.take(caller, 1)
+        try:
+            return self.store.create(task)
+        except NOT_CREATED:
+            self.create_limit.put_back(caller, 1, taken_s)
+            raise
+
     def _create_many(
         self, caller: str | None, tasks: Sequence[Task]
     ) -> Sequence[Task | SchedulerError]:
-        """What was there already does not count towards the caller's limit."""
+        """The same."""
         taken_s = self.create_limit.take(caller, len(tasks))
         stored = self.store.create_many(tasks)
-        there = sum(isinstance(one, TaskExists) for one in stored)
-        self.create_limit.put_back(caller, there, taken_s)
+        not_created = sum(isinstance(one, NOT_CREATED) for one in stored)
+        self.create_limit.put_back(caller, not_created, taken_s)
         return stored
 
     def _raise_if_exists(self, task_id: str) -> None:

@@ -1,6 +1,7 @@
 """How far ahead a task may be, and how many of them may be created a minute."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from chalicelib.api.create_limit import CreateLimit
 from chalicelib.api.responses import HttpError
 from chalicelib.api.settings import ApiSettings
+from chalicelib.errors import SchedulerError, StoreBusy
+from chalicelib.store.memory import MemoryStore
+from chalicelib.task import Task
 from tests.support.api_service import Service, expect_error
 from tests.support.fakes import FakeClock
 from tests.support.hostile_requests import JSON
@@ -97,6 +101,27 @@ def test_what_is_refused_and_what_is_replayed_does_not_count(service: Service) -
     assert create(service, WRITE).status_code == 201
     assert create(service, WRITE).status_code == 429
     assert create(service, WRITE, **key).status_code == 200, "it is there already"
+
+
+def test_what_the_store_was_not_asked_for_does_not_count(service: Service) -> None:
+    class Busy(MemoryStore):
+        is_busy = True
+
+        def create(self, task: Task) -> Task:
+            if self.is_busy:
+                raise StoreBusy
+            return super().create(task)
+
+        def create_many(self, tasks: Sequence[Task]) -> Sequence[Task | SchedulerError]:
+            return [StoreBusy()] * len(tasks)
+
+    limited(service, ApiSettings(creates_per_minute=1))
+    store = service.use(Busy(service.tables))
+    for _ in range(3):
+        assert service.create().status_code == 503
+        assert [r["status"] for r in batch(service, [TASK]).json_body["results"]] == [503]
+    store.is_busy = False
+    assert [service.create().status_code for _ in range(2)] == [201, 429]
 
 
 def test_a_batch_is_let_in_whole_and_what_is_beyond_is_waited_for(service: Service) -> None:
