@@ -15,6 +15,7 @@ from chalicelib.api.access import needed_scope
 from chalicelib.api.endpoints import Api
 from chalicelib.api.failures import errors_as_responses, replace_chalice_errors
 from chalicelib.api.middleware import Middleware
+from chalicelib.api.server_timing import server_timing
 from chalicelib.api.settings import ApiSettings, Auth
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
@@ -23,6 +24,7 @@ from chalicelib.store.clock import StoreClock
 app = Chalice(app_name="scheduler", configure_logs=False)
 api_settings = functools.cache(ApiSettings.from_env)
 middleware = Middleware(app.routes, lambda: api_settings())
+app.register_middleware(server_timing, "http")
 app.register_middleware(middleware, "http")
 app.register_middleware(replace_chalice_errors, "http")
 

@@ -11,7 +11,7 @@ Everything but a running task under its lease can be deleted.
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
@@ -78,6 +78,7 @@ class TaskRecord:
     running the handler, and all from before the task was last run again.
     payload: what the client gave for the handler, as the text of a JSON object.
     request_id: of the request that created it; None in records of earlier versions.
+    place: where the store keeps the rows that lead to the task; only the store writes and reads it.
     attempts: one for each claim, oldest first; only the last can be running.
     """
 
@@ -96,6 +97,7 @@ class TaskRecord:
     purge_at_s: int | None = None
     payload: str | None = None
     request_id: str | None = None
+    place: str | None = field(default=None, compare=False)
     attempts: Attempts = ()
 
     @property

@@ -38,6 +38,7 @@ def test_every_answer_has_them(service: Service, method: str, path: str, status:
         response = service.http.request(method, path)
         assert response.status_code == status
         assert dict(SECURITY_HEADERS).items() <= response.headers.items()
+        assert response.headers["Server-Timing"].startswith("store;")
         ids.add(str(uuid.UUID(response.headers["X-Request-Id"])))
         assert not [name for name in response.headers if name.startswith("Access-Control")]
     assert len(ids) == 2
