@@ -3,12 +3,11 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
-from chalicelib.env import integer, refused, seconds, url
+from chalicelib.env import integer, refused, seconds, secret_line, url
 from chalicelib.errors import InvalidSetting
 
 BAR_URL = "https://www.whattimeisitrightnow.com/"
@@ -30,7 +29,7 @@ class Settings:
     endpoints: tuple[str, ...] = ("http://127.0.0.1:8001",)
     region: str = "us-east-1"
     user: str = "local"
-    secret: str = "local"
+    secret: str = field(default="local", repr=False)
     ca_file: str | None = None
     table_prefix: str = ""
     shards: int = 16
@@ -47,7 +46,7 @@ class Settings:
             endpoints=_endpoints(env.get("ALTERNATOR_ENDPOINTS", "http://127.0.0.1:8001")),
             region=env.get("ALTERNATOR_REGION") or "us-east-1",
             user=env.get("ALTERNATOR_USER") or "local",
-            secret=_secret(env),
+            secret=secret_line(env, "ALTERNATOR_SECRET") or "local",
             ca_file=env.get("ALTERNATOR_CA_FILE") or None,
             table_prefix=_prefix("TABLE_PREFIX", env.get("TABLE_PREFIX", "")),
             shards=integer(env, "SHARDS", 16, 1, 4096),
@@ -75,27 +74,6 @@ def _endpoints(text: str) -> tuple[str, ...]:
     if len({(part.scheme, part.port) for part in parts}) > 1:
         raise InvalidSetting(f"{name}={text!r}: all endpoints must share one scheme and port")
     return urls
-
-
-def _secret(env: Mapping[str, str]) -> str:
-    """No error holds any of it."""
-    given, name = env.get("ALTERNATOR_SECRET"), env.get("ALTERNATOR_SECRET_FILE")
-    if not name:
-        return given or "local"
-    if given:
-        raise InvalidSetting("ALTERNATOR_SECRET and ALTERNATOR_SECRET_FILE are both set: keep one")
-    subject = f"ALTERNATOR_SECRET_FILE={name!r}:"
-    try:
-        secret = Path(name).read_text(encoding="utf-8").removesuffix("\n")
-    except OSError as error:
-        raise InvalidSetting(f"{subject} it cannot be read ({error.strerror})") from error
-    except ValueError:
-        raise InvalidSetting(f"{subject} it cannot be read (not UTF-8)") from None
-    if not secret.strip():
-        raise InvalidSetting(f"{subject} it is empty")
-    if "\n" in secret:
-        raise InvalidSetting(f"{subject} expected nothing but the secret in one line")
-    return secret
 
 
 def _prefix(name: str, text: str) -> str:

@@ -175,6 +175,7 @@ def test_every_task_is_as_it_was_stored(service: Service) -> None:
         assert (task["state"], task["attempt"]) == ("scheduled", 0)
         assert (task["type"], task["send_ts"]) == (type, send_ts)
         assert task.get("payload") == ({} if id == WITH_PAYLOAD else None)
+        assert task["request_id"] is None
     failed = service.shown(f"/task/{FAILED}")
     assert (failed["type"], failed["state"], failed["attempt"]) == ("Bar", "failed", 3)
     assert failed["error"].startswith("ClientConnectorError: Cannot connect to host")

@@ -14,6 +14,7 @@ from chalicelib.processing import obsolete
 from chalicelib.processing.context import Context
 from chalicelib.processing.execution import Execution
 from chalicelib.processing.obsolete import Again
+from chalicelib.request_id import REQUEST_ID
 from chalicelib.store.contract import Hint, Refused
 from chalicelib.task import FINISHED, Task, TaskState
 
@@ -59,10 +60,13 @@ class Attempts:
             return await obsolete.looked_at(hint, answer.task, self._queue, self._clock.now_ms())
         self._counts["claimed"] += 1
         self._record("claim", answer)
+        of_claim = REQUEST_ID.set(answer.request_id)
         try:
             return await self._see_through(hint, answer, claimed_s)
         except StoreUnavailable as error:
             return self._left_to_its_lease(hint, claimed_ms, error)
+        finally:
+            REQUEST_ID.reset(of_claim)
 
     async def _claim(self, hint: Hint, claimed_s: float, claimed_ms: int) -> Task | Refused:
         return await self._queue.claim(

@@ -281,10 +281,11 @@ def test_fast_sweep_deletes_the_open_row_of_a_finished_task(queue_kit: QueueKit)
 # Attempts and payload
 
 
-def test_claim_gives_the_payload(queue_kit: QueueKit) -> None:
-    task = replace(new_task(queue_kit.ids), payload='{"a":1}')
+def test_claim_gives_the_payload_and_the_request_id(queue_kit: QueueKit) -> None:
+    task = replace(new_task(queue_kit.ids), payload='{"a":1}', request_id="night-3")
     queue_kit.store.create(task)
-    assert held(queue_kit, task).payload == '{"a":1}'
+    claimed = held(queue_kit, task)
+    assert (claimed.payload, claimed.request_id) == ('{"a":1}', "night-3")
 
 
 def test_attempts_of_a_life(queue_kit: QueueKit) -> None:

@@ -38,6 +38,16 @@ def test_created_task_is_read_back_whole(store_kit: StoreKit) -> None:
     assert store_kit.store.get(task.id) == task
 
 
+def test_the_request_id_is_kept_as_long_as_the_task(store_kit: StoreKit) -> None:
+    new = replace(new_task(store_kit.ids, now_ms=NOON_MS - 1), request_id="night-3")
+    assert store_kit.store.create(new).request_id == "night-3"
+    (other,) = store_kit.store.create_many([replace(new, id=store_kit.ids(), request_id="b")])
+    assert isinstance(other, Task)
+    listed = walk(store_kit, TaskFilter())
+    assert {task.request_id for task in listed} == {"night-3", "b"}
+    assert store_kit.store.get(new.id) == new
+
+
 def test_past_task_is_due_at_once(store_kit: StoreKit) -> None:
     task = create(store_kit, send_ts_ms=NOON_MS - 5_000)
     assert store_kit.store.get(task.id).due_at_ms == NOON_MS
