@@ -207,6 +207,14 @@ class TaskQueue(Protocol):
     async def shards(self) -> Collection[int]:
         """The shards that may hold hints: those configured and those that were used before."""
 
+    async def occupied(
+        self, shards: Collection[int], *, since_ms: int, until_ms: int
+    ) -> Collection[int]:
+        """Those of these shards that may hold hints with since <= due_at < until.
+
+        The others hold none. Of many shards this is asked together: it costs less than `due`.
+        """
+
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None
     ) -> HintPage:

@@ -9,7 +9,7 @@ replays exactly: `SIMULATION_SEED=17 python -m pytest tests/test_simulation.py`.
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
@@ -146,6 +146,12 @@ class TroubledQueue(MemoryQueue):
 
         await self.through(put_hint, until_s)
         return await self.through(write, until_s)
+
+    async def occupied(self, shards: Collection[int], **options: Any) -> Collection[int]:
+        async def read() -> Collection[int]:
+            return await MemoryQueue.occupied(self, shards, **options)
+
+        return await self.through(read, asyncio.get_running_loop().time() + 5)
 
     async def due(self, shard: int, **options: Any) -> HintPage:
         async def read() -> HintPage:

@@ -20,10 +20,28 @@ class Hints:
         self._schedule = schedule
         self._shards = shards
         self._clock = clock
+        self._named: set[tuple[int, int]] = set()
 
     async def shards(self) -> Collection[int]:
         named = await named_shards(self._requester, self._schedule)
         return sorted(named | set(range(self._shards)))
+
+    async def occupied(
+        self, shards: Collection[int], *, since_ms: int, until_ms: int
+    ) -> Collection[int]:
+        """Those whose directory names a bucket of this time: it does before the bucket's first row,
+        and until the bucket is long over. One request tells this of up to 100 buckets."""
+        schedule = self._schedule
+        buckets = range(schedule.bucket_of(since_ms), until_ms, schedule.bucket_ms)
+        self._named = {(shard, bucket) for shard, bucket in self._named if bucket in buckets}
+        unnamed = set(shards) - {shard for shard, _ in self._named}
+        if len(unnamed) < 2:
+            return shards  # To read the one costs no more.
+        rows = {schedule.bucket_row(shard, at): (shard, at) for shard in unnamed for at in buckets}
+        found = await self._requester.get_items(schedule.table, [row.key for row in rows])
+        at = {(item["slot"]["S"], item["at"]["S"]) for item in found}
+        self._named |= {place for row, place in rows.items() if (row.slot, row.at) in at}
+        return set(shards) & {shard for shard, _ in self._named}
 
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None
