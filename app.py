@@ -15,6 +15,7 @@ from chalicelib.api.failures import errors_as_responses, replace_chalice_errors
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.clock import StoreClock
+from chalicelib.wakeups.sender import Sender
 
 app = Chalice(app_name="scheduler", configure_logs=False)
 app.register_middleware(replace_chalice_errors, "http")
@@ -39,7 +40,8 @@ def _made() -> Api:
     clock = StoreClock(SystemClock())
     settings = Settings.from_env()
     store = AlternatorTaskStore.connect(settings, clock)
-    return Api(store, clock, new_id=lambda: str(uuid.uuid4()), shards=settings.shards)
+    sender = Sender.of(settings, clock)
+    return Api(store, clock, lambda: str(uuid.uuid4()), settings, sender)
 
 
 def service() -> Api:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from chalice.app import Request, Response
@@ -25,27 +25,45 @@ from chalicelib.api.request import (
     query_values,
 )
 from chalicelib.api.responses import json_response
+from chalicelib.api.wakeups import WakeUps
 from chalicelib.clock import Clock
-from chalicelib.errors import StoreUnavailable, TaskExists, TaskNotFound, TaskRunning
+from chalicelib.config import Settings
+from chalicelib.errors import (
+    SchedulerError,
+    StoreUnavailable,
+    TaskExists,
+    TaskNotFound,
+    TaskRunning,
+)
 from chalicelib.store.clock import StoreClock
 from chalicelib.store.contract import TaskStore
 from chalicelib.task import Task, TaskState, shard_of
 from chalicelib.task_types import HANDLERS
+from chalicelib.wakeups.sender import Sender
+
+DEFAULTS = Settings()
 
 
 class Api:
     """The use cases on a store. Safe for many threads.
 
-    new_id: makes a fresh UUID. shards: how many the store's time indexes have.
+    new_id: makes a fresh UUID. settings: how many shards there are, and how far processors look
+    ahead. sender: of wake-up messages; None: none are sent.
     """
 
     def __init__(
-        self, store: TaskStore, clock: Clock, new_id: Callable[[], str], shards: int = 16
+        self,
+        store: TaskStore,
+        clock: Clock,
+        new_id: Callable[[], str],
+        settings: Settings = DEFAULTS,
+        sender: Sender | None = None,
     ) -> None:
         self.store = store
         self.clock = StoreClock.over(clock)
         self.new_id = new_id
-        self.shards = shards
+        self.shards = settings.shards
+        self.wakeups = WakeUps(store, sender, self.clock, settings.lookahead_s)
         self.readiness = Readiness(store, self.clock)
 
     def create(self, request: Request) -> Response:
@@ -57,7 +75,7 @@ class Api:
         try:
             if key is not None:
                 self._raise_if_exists(task_id)
-            task = self.store.create(self._task(task_id, new))
+            task = self._created(self._task(task_id, new))
         except TaskExists as exists:
             task = exists.task
             if error := replay_error(task, new):
@@ -77,7 +95,7 @@ class Api:
             for task_id, new in zip(ids, news, strict=True)
             if isinstance(new, NewTask)
         }
-        stored = dict(zip(tasks, self.store.create_many(list(tasks.values())), strict=True))
+        stored = dict(zip(tasks, self._created_many(list(tasks.values())), strict=True))
         results = [
             create_result(new, task_id, stored[task_id])
             if isinstance(new, NewTask)
@@ -130,12 +148,27 @@ class Api:
         key = idempotency_key(request)
         task_id = path_task_id(task_id)
         token = self.new_id() if key is None else retry_token_of(key, task_id)
-        task = self.store.retry(task_id, now_ms=self.clock.now_ms(), token=token)
+        now_ms = self.clock.now_ms()
+        self.wakeups.prepare([now_ms])
+        task = self.store.retry(task_id, now_ms=now_ms, token=token)
+        self.wakeups.tell([task])
         return json_response(task_json(task))
 
     def ready(self) -> Response:
         """Whether the store can be used, and how fast it is."""
         return json_response(readiness_json(self.readiness.check()))
+
+    def _created(self, task: Task) -> Task:
+        self.wakeups.prepare([task.due_at_ms])
+        stored = self.store.create(task)
+        self.wakeups.tell([stored])
+        return stored
+
+    def _created_many(self, tasks: Sequence[Task]) -> Sequence[Task | SchedulerError]:
+        self.wakeups.prepare(task.due_at_ms for task in tasks)
+        stored = self.store.create_many(tasks)
+        self.wakeups.tell(task for task in stored if isinstance(task, Task))
+        return stored
 
     def _task(self, task_id: str, new: NewTask) -> Task:
         return Task.new(

@@ -187,6 +187,7 @@ class Heartbeat:
     written_ms: what the time was for it when it wrote. interval_ms: the next one is to follow
     within this.
     held_back_s: for how long the oldest ready hint has waited for the store's sake; 0 for none.
+    wakeup: the address and UDP port at which it takes wake-up messages; None if it takes none.
     """
 
     processor: str
@@ -194,6 +195,7 @@ class Heartbeat:
     written_ms: int
     interval_ms: int = 1_000
     held_back_s: int = 0
+    wakeup: str | None = None
 
 
 class TaskQueue(Protocol):

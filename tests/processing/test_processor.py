@@ -900,6 +900,10 @@ class LaterQueue(MemoryQueue):
         await asyncio.sleep(0.01)
         return await super().settle(held, settled, **options)
 
+    async def occupied(self, shards: Collection[int], **options: Any) -> Collection[int]:
+        self.polls_s.append(asyncio.get_running_loop().time())
+        return await super().occupied(shards, **options)
+
     async def due(self, shard: int, **options: Any) -> HintPage:
         self.polls_s.append(asyncio.get_running_loop().time())
         return await super().due(shard, **options)
