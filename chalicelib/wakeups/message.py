@@ -1,12 +1,14 @@
 """A wake-up message: some hints for one processor in one datagram, authenticated.
 
-    HMAC (16 bytes) over the receiver's id and the body; body: JSON [sent_ms, [hint, …]]
+    MAC (16 bytes) over the receiver's id and the body; body: JSON [sent_ms, [hint, …]]
 
-Its key comes from the store's secret, which all processes of the service share.
+The MAC is BLAKE2b with a key, which takes an eighth of the time of HMAC-SHA256: that counts in a
+flood. The key comes from the store's secret, which all processes of the service share.
 """
 
 import hmac
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Self
 
 import msgspec
@@ -45,7 +47,8 @@ class Seal:
     def __init__(self, secret: str, table_prefix: str) -> None:
         """table_prefix: installations that share a secret do not take each other's messages."""
         label = f"{_LABEL}/{table_prefix}"
-        self._key = hmac.digest(secret.encode(), label.encode(), "sha256")
+        key = hmac.digest(secret.encode(), label.encode(), "sha256")
+        self._keyed = blake2b(key=key, digest_size=_MAC_BYTES)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -72,4 +75,6 @@ class Seal:
         return hints
 
     def _mac(self, to: str, body: bytes) -> bytes:
-        return hmac.digest(self._key, to.encode() + b"\0" + body, "sha256")[:_MAC_BYTES]
+        mac = self._keyed.copy()
+        mac.update(to.encode() + b"\0" + body)
+        return mac.digest()
