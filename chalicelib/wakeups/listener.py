@@ -16,10 +16,9 @@ log = logging.getLogger(__name__)
 PORTS = 256
 """Each process of a worker takes the first free port from WAKEUP_PORT on: so many are tried."""
 BUFFER_BYTES = 1 << 20
-TURN_MAX = 100
-PAUSE_S = 0.002
-"""After so many datagrams in one turn of the event loop others have their turn for so long: what a
-flood leaves no room for is lost in the kernel, and costs nothing."""
+TURN_MAX = 64
+"""After so many datagrams it is the turn of whatever else is ready in the event loop. What a flood
+leaves no room for is lost in the kernel, and costs nothing."""
 
 
 class Listener:
@@ -30,7 +29,6 @@ class Listener:
         self.address = address.shown(host, bound.getsockname()[1])
         self._socket = bound
         self._take: Callable[[bytes], None]
-        self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
     async def open(cls, settings: Settings) -> Self | None:
@@ -49,16 +47,11 @@ class Listener:
     def start(self, take: Callable[[bytes], None]) -> None:
         """From now on `take` is called with each datagram, until close()."""
         self._take = take
-        self._go_on()
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
-
-    def _go_on(self) -> None:
-        asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def _read(self) -> None:
         for _ in range(TURN_MAX):
@@ -67,9 +60,6 @@ class Listener:
             except OSError:  # There is no further one.
                 return
             self._take(datagram)
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._socket)
-        self._timer = loop.call_later(PAUSE_S, self._go_on)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -28,7 +28,7 @@ RATE = 50
 GOAL_MS = 20
 POLL_MS = 820
 EARLY_MAX = 0.01
-"""Of so many tasks a poll finds the hint before their create is committed: that claim is refused."""
+"""Of this share of tasks a poll finds the hint before the commit: such a claim is refused."""
 NOWHERE = "192.0.2.1"
 """An address that leads to nobody."""
 
