@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 PORTS = 256
 """Each process of a worker takes the first free port from WAKEUP_PORT on: so many are tried."""
-BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = 4 << 20
 TURN_MAX = 64
 """After so many datagrams it is the turn of whatever else is ready in the event loop. What a flood
 leaves no room for is lost in the kernel, and costs nothing."""
