@@ -38,7 +38,7 @@ class Listener:
         try:
             host = settings.wakeup_address or await address.toward(settings.endpoints)
             return cls(_bound(host, settings.wakeup_port), host)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             extra = {"action": "wakeups_off"}
             text = "no wake-up messages are taken, polls find new tasks: %s"
             log.warning(text, error, extra=extra)
