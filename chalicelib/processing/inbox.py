@@ -21,7 +21,7 @@ TAKEN_MAX = 200
 
 
 class Inbox:
-    """taken: hints that were new here. dropped: messages and hints that were not taken, by why."""
+    """dropped: how many messages, and new hints, were not taken, by why."""
 
     def __init__(self, context: Context, agenda: Agenda, runner: Runner) -> None:
         self.dropped: Counter[str] = Counter()

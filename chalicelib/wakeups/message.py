@@ -14,7 +14,6 @@ from typing import Self
 import msgspec
 
 from chalicelib.config import Settings
-from chalicelib.errors import SchedulerError
 from chalicelib.store.contract import Hint
 from chalicelib.task import Task
 
@@ -31,7 +30,7 @@ _LABEL = "scheduler wake-up 1"
 _body = msgspec.json.Decoder(tuple[int, list[Hint]])
 
 
-class DroppedMessage(SchedulerError):
+class DroppedMessage(Exception):
     """A wake-up message that is not taken. The message is why: one word."""
 
 
