@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 FIND_WITHIN_S = 2.0
@@ -14,6 +15,7 @@ def shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+@lru_cache(maxsize=1_000)
 def parsed(text: str) -> tuple[str, int] | None:
     """The address and the port of such a text; None for any other text."""
     host, _, port = text.rpartition(":")

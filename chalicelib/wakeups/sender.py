@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from threading import Lock
 from typing import Self
 
@@ -57,6 +58,11 @@ class Sockets:
             self._sockets.clear()
 
 
+@lru_cache(maxsize=5_000)
+def _receiver(shard: int, ids: tuple[str, ...]) -> str:
+    return ownership.owner(shard, ids)
+
+
 class Sender:
     """shards: how many there are; see Settings."""
 
@@ -81,7 +87,7 @@ class Sender:
             return
         ids, by_receiver = tuple(sorted(reachable)), dict[str, list[Hint]]()
         for hint in hints:
-            receiver = ownership.owner(shard_of(hint.id, self._shards), ids)
+            receiver = _receiver(shard_of(hint.id, self._shards), ids)
             by_receiver.setdefault(receiver, []).append(hint)
         for receiver, theirs in by_receiver.items():
             self._send_to(receiver, reachable[receiver], theirs)
