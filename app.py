@@ -12,12 +12,14 @@ from chalicelib import log
 from chalicelib.api import endpoints
 from chalicelib.api.endpoints import Api
 from chalicelib.api.failures import errors_as_responses, replace_chalice_errors
+from chalicelib.api.server_timing import server_timing
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.clock import StoreClock
 from chalicelib.wakeups.sender import Sender
 
 app = Chalice(app_name="scheduler", configure_logs=False)
+app.register_middleware(server_timing, "http")
 app.register_middleware(replace_chalice_errors, "http")
 
 ANY: list[str] = []

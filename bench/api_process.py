@@ -124,11 +124,12 @@ def bare(app: Any, at_ms: int) -> float:
     import uuid
 
     from chalicelib.config import Settings
-    from chalicelib.store.alternator import requests, time_index
+    from chalicelib.store.alternator import requests, rows
+    from chalicelib.store.alternator.places import Indexes
     from chalicelib.task import Task
 
     client, settings = app.service().store._client, Settings.from_env()
-    indexes = time_index.Indexes(settings.table_prefix, settings.shards)
+    indexes = Indexes(settings.table_prefix, settings.shards)
     task = Task.new(
         id=str(uuid.uuid4()),
         type="Baz",
@@ -136,10 +137,10 @@ def bare(app: Any, at_ms: int) -> float:
         now_ms=at_ms,
         token=str(uuid.uuid4()),
     )
-    (rows,) = time_index.batches(indexes.rows(task))
+    (put_rows,) = rows.batches(indexes.rows(indexes.placed(task, 0)))
     put = requests.create(f"{settings.table_prefix}tasks", task)
     began_s = time.process_time()
-    client.decide(rows)
+    client.decide(put_rows)
     client.decide(put, key=task.id)
     return time.process_time() - began_s
 

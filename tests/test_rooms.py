@@ -31,7 +31,10 @@ PROCESSING = "chalicelib.processing"
 TICK = "chalicelib.processing.tick"
 API = "chalicelib.api"
 WAKEUPS = "chalicelib.wakeups"
-STORE_SEEN = {"chalicelib.store.contract", "chalicelib.store.ownership", "chalicelib.store.clock"}
+STORE_SEEN = {
+    "chalicelib.store.contract", "chalicelib.store.ownership", "chalicelib.store.clock",
+    "chalicelib.store.cost",
+}  # fmt: skip
 """What the rooms above see of the store."""
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -40,6 +43,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     ALTERNATOR: frozenset({GROUND, STORE, ALTERNATOR, WIRE}),
     WIRE: frozenset({
         GROUND, WIRE, "chalicelib.store.contract", "chalicelib.store.clock",
+        "chalicelib.store.cost",
         "chalicelib.store.alternator.requests", "chalicelib.store.alternator.outcome",
     }),
     TASK_TYPES: frozenset({GROUND, TASK_TYPES}),

@@ -63,7 +63,7 @@ class Api:
         self.clock = StoreClock.over(clock)
         self.new_id = new_id
         self.shards = settings.shards
-        self.wakeups = WakeUps(store, sender, self.clock, settings.lookahead_s)
+        self.wakeups = WakeUps(store, sender, self.clock, settings)
         self.readiness = Readiness(store, self.clock)
 
     def create(self, request: Request) -> Response:

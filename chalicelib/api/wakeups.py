@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Iterable, Sequence
 from threading import Lock, Thread
+from typing import TypeGuard
 
 from chalicelib.clock import Clock
+from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError
 from chalicelib.store import ownership
 from chalicelib.store.contract import Heartbeat, Hint, TaskStore
-from chalicelib.task import Task, TaskState
-from chalicelib.wakeups.message import hint_of
+from chalicelib.task import Task, TaskState, shard_of
 from chalicelib.wakeups.sender import Sender
 
 CACHE_S = 2.0
@@ -21,12 +22,13 @@ class WakeUps:
     """Safe for many threads; it delays and fails nothing. sender: None: it does nothing."""
 
     def __init__(
-        self, store: TaskStore, sender: Sender | None, clock: Clock, lookahead_s: float
+        self, store: TaskStore, sender: Sender | None, clock: Clock, settings: Settings
     ) -> None:
         self._store = store
         self._sender = sender
         self._clock = clock
-        self._lookahead_ms = round(lookahead_s * 1000)
+        self._shards = settings.shards
+        self._lookahead_ms = round(settings.lookahead_s * 1000)
         self._lock = Lock()
         self._fleet: Sequence[Heartbeat] = ()
         self._looked_s: float | None = None
@@ -53,9 +55,9 @@ class WakeUps:
         """These tasks have been committed. With nobody to tell of a fleet that is being looked at,
         they are told of afterwards."""
         hints = [
-            hint_of(task)
+            Hint(due_at_ms, task.id, task.type, shard_of(task.id, self._shards))
             for task in tasks
-            if task.state is TaskState.SCHEDULED and self._is_soon(task.due_at_ms)
+            if task.state is TaskState.SCHEDULED and self._is_soon(due_at_ms := task.due_at_ms)
         ]
         if not hints:
             return
@@ -66,7 +68,7 @@ class WakeUps:
                 return
         self._send(hints, live)
 
-    def _is_soon(self, due_at_ms: int | None) -> bool:
+    def _is_soon(self, due_at_ms: int | None) -> TypeGuard[int]:
         return due_at_ms is not None and due_at_ms <= self._clock.now_ms() + self._lookahead_ms
 
     def _look(self) -> None:

@@ -29,9 +29,9 @@ class Attempts:
     """Makes attempts for one processor, any number side by side."""
 
     def __init__(
-        self, context: Context, execution: Execution, scheduled: Callable[[Task], None]
+        self, context: Context, execution: Execution, scheduled: Callable[[Hint], None]
     ) -> None:
-        """scheduled: called with each task that was scheduled again by its settlement."""
+        """scheduled: called with the new hint of a task that its settlement scheduled again."""
         self._context = context
         self._execution = execution
         self._scheduled = scheduled
@@ -93,8 +93,8 @@ class Attempts:
         if settled.state is TaskState.COMPLETED and settled.result is not None:
             self._context.emit(settled.result)
             self._record("print", settled, line=settled.result)
-        if settled.state is TaskState.SCHEDULED:
-            self._scheduled(settled)
+        if settled.due_at_ms is not None:
+            self._scheduled(hint._replace(due_at_ms=settled.due_at_ms))
         await self._clean_up(hint, settled)
         self._counts[settled.state] += 1
         if settled.state is not TaskState.COMPLETED:

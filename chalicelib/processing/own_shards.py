@@ -9,7 +9,6 @@ from chalicelib.processing.loops import see_through
 from chalicelib.processing.membership import Membership
 from chalicelib.processing.runner import Runner
 from chalicelib.processing.store_watch import StoreWatch
-from chalicelib.task import shard_of
 
 FULL_SCAN_INTERVAL_S = 30.0
 LOOK_BACK_MS = 5_000
@@ -94,8 +93,7 @@ class OwnShards:
     def _leave_to_others(self, shards: Set[int]) -> None:
         """Their new owners have read the same hints: who claims them twice wastes a write."""
         if shards:
-            count = self._settings.shards
-            self._agenda.drop(lambda hint: shard_of(hint.id, count) in shards)
+            self._agenda.drop(lambda hint: hint.shard in shards)
 
     async def _read(self, shard: int, scan: Scan) -> None:
         """Oldest first; what the agenda has no room for is read on from there at the next poll."""

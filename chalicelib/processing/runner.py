@@ -14,9 +14,7 @@ from chalicelib.processing.context import Context
 from chalicelib.processing.execution import Execution
 from chalicelib.processing.obsolete import Again
 from chalicelib.store.contract import Hint
-from chalicelib.task import Task
 from chalicelib.throttle import OncePerSubject
-from chalicelib.wakeups.message import hint_of
 
 log = logging.getLogger(__name__)
 
@@ -155,9 +153,9 @@ class Runner:
             self._put(hint, again.at_ms)
         self.fill()
 
-    def _note_scheduled(self, task: Task) -> None:
+    def _note_scheduled(self, hint: Hint) -> None:
         """It can be taken up once this attempt is over."""
-        self._scheduled[task.id] = hint_of(task)
+        self._scheduled[hint.id] = hint
 
     def _take_up(self, task_id: str) -> None:
         """A task that was scheduled again for soon need not wait until a poll finds it."""

@@ -15,7 +15,6 @@ import msgspec
 
 from chalicelib.config import Settings
 from chalicelib.store.contract import Hint
-from chalicelib.task import Task
 
 WINDOW_MS = 5_000
 """A message that was sent longer ago, or in the future by more, is dropped. A processor remembers
@@ -32,12 +31,6 @@ _body = msgspec.json.Decoder(tuple[int, list[Hint]])
 
 class DroppedMessage(Exception):
     """A wake-up message that is not taken. The message is why: one word."""
-
-
-def hint_of(task: Task) -> Hint:
-    """The hint that leads to a scheduled task."""
-    assert task.due_at_ms is not None
-    return Hint(task.due_at_ms, task.id, task.type)
 
 
 class Seal:

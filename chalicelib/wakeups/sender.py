@@ -11,7 +11,6 @@ from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.store import ownership
 from chalicelib.store.contract import Heartbeat, Hint
-from chalicelib.task import shard_of
 from chalicelib.wakeups import address
 from chalicelib.wakeups.message import Seal
 
@@ -64,12 +63,11 @@ def _receiver(shard: int, ids: tuple[str, ...]) -> str:
 
 
 class Sender:
-    """shards: how many there are; see Settings."""
+    """Safe for many threads."""
 
-    def __init__(self, seal: Seal, clock: Clock, shards: int, transmit: Transmit) -> None:
+    def __init__(self, seal: Seal, clock: Clock, transmit: Transmit) -> None:
         self._seal = seal
         self._clock = clock
-        self._shards = shards
         self._transmit = transmit
 
     @classmethod
@@ -77,7 +75,7 @@ class Sender:
         """None with WAKEUP=off."""
         if not settings.wakeup:
             return None
-        return cls(Seal.of(settings), clock, settings.shards, Sockets())
+        return cls(Seal.of(settings), clock, Sockets())
 
     def send(self, hints: Iterable[Hint], fleet: Iterable[Heartbeat]) -> None:
         """Each to the nearest of these processors that has an address: the shard's owner, if it has
@@ -87,7 +85,7 @@ class Sender:
             return
         ids, by_receiver = tuple(sorted(reachable)), dict[str, list[Hint]]()
         for hint in hints:
-            receiver = _receiver(shard_of(hint.id, self._shards), ids)
+            receiver = _receiver(hint.shard, ids)
             by_receiver.setdefault(receiver, []).append(hint)
         for receiver, theirs in by_receiver.items():
             self._send_to(receiver, reachable[receiver], theirs)

@@ -66,7 +66,7 @@ class Kit:
     def __post_init__(self) -> None:
         tables, clock = self.service.tables, self.service.clock
         self.store = Store(tables)
-        sender = Sender(SEAL, clock, SETTINGS.shards, self._transmit)
+        sender = Sender(SEAL, clock, self._transmit)
         self.api = Api(self.store, clock, Ids(), SETTINGS, sender)
         tables.heartbeats["p"] = heartbeat("p")
 
@@ -192,7 +192,7 @@ def test_without_a_thread_a_create_is_a_create(kit: Kit, monkeypatch: pytest.Mon
 
 def test_off_is_off() -> None:
     store = Store(Tables())
-    wakeups = WakeUps(store, None, FakeClock(), 2.0)
+    wakeups = WakeUps(store, None, FakeClock(), SETTINGS)
     task = new_task(Ids())
     wakeups.prepare([task.due_at_ms])
     wakeups.tell([task])

@@ -12,7 +12,7 @@ from bench import drive, lean, machine, proxy, report, seed
 from bench.drive import CLOCK, Options
 from bench.report import Row
 from chalicelib.store.alternator import requests
-from chalicelib.store.alternator.time_index import Indexes
+from chalicelib.store.alternator.places import Indexes
 from chalicelib.task import TaskState
 
 pytestmark = pytest.mark.wall_clock
@@ -43,7 +43,7 @@ def test_the_lean_client_does_what_processors_do(processes: int) -> None:
     with machine.engine() as engine, proxy.counting(engine.port) as edge:
         settings = engine.settings
         maker = seed.Maker(CLOCK.now_ms())
-        tasks = [maker.task(CLOCK.now_ms()) for _ in range(60)]
+        tasks = seed.placed(settings, [maker.task(CLOCK.now_ms()) for _ in range(60)])
         seed.put(engine.port, settings, tasks)
         assert {task.id: task for task in drive.stored(engine)} == {t.id: t for t in tasks}
         chains = seed.with_cleaning(settings, tasks, seed.runs(settings, maker, tasks))

@@ -26,7 +26,7 @@ from chalicelib.api.wakeups import WakeUps
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
-from chalicelib.store.alternator import requests, tables, time_index
+from chalicelib.store.alternator import requests, tables
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
@@ -231,12 +231,7 @@ class Arena(Cluster):
 
     async def _put(self, queue: AlternatorTaskQueue, made: Sequence[Task]) -> None:
         """Rows before records, as a create does it, but no record by itself."""
-        indexes = queue._indexes
-        places = [(place, task) for task in made for place in indexes.times(task)]
-        named = [row for (i, ms), task in places for row in i.directory_rows(ms, task.id)]
-        await queue._requester.write(time_index.batches(named))
-        rows = [row for task in made for row in indexes.rows(task)]
-        await queue._requester.write(time_index.batches(rows))
+        made = await queue._rows.put(made, queue._requester.deadline_s())
         table = f"{self.direct.table_prefix}tasks"
         for start in range(0, len(made), 25):
             records = [requests.encode_task(task) for task in made[start : start + 25]]

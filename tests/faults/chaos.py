@@ -167,8 +167,8 @@ def run(arena: Arena, tasks: int, seconds: float) -> Findings:
     """Tasks come and things happen until all were created; then all must get done."""
     arena.set_plan(evenly(FAULT_RATE))
     post = BadPost(Random(arena.rng.random()))
-    sender, ahead_s = post.sender(arena.settings, arena.clock), arena.settings.lookahead_s
-    arena.wakeups = WakeUps(arena.store, sender, arena.clock, ahead_s)
+    sender = post.sender(arena.settings, arena.clock)
+    arena.wakeups = WakeUps(arena.store, sender, arena.clock, arena.settings)
     chaos = Chaos(arena, arena.rng)
     chaos.start()
     adding = Adding(arena, tasks)

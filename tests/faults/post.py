@@ -24,7 +24,7 @@ class BadPost:
         self._seen: deque[tuple[bytes, tuple[str, int]]] = deque(maxlen=REMEMBERED)
 
     def sender(self, settings: Settings, clock: Clock) -> Sender:
-        return Sender(Seal.of(settings), clock, settings.shards, self)
+        return Sender(Seal.of(settings), clock, self)
 
     def __call__(self, datagram: bytes, to: tuple[str, int]) -> None:
         with self._lock:

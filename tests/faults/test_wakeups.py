@@ -43,8 +43,8 @@ class Client:
         self.store = AlternatorTaskStore(arena.client, arena.clock)
         self.sockets, self.overheard = Sockets(), list[bytes]()
         direct = arena.direct
-        self.sender = Sender(Seal.of(direct), arena.clock, direct.shards, self._transmit)
-        self.wakeups = WakeUps(self.store, self.sender, arena.clock, arena.direct.lookahead_s)
+        self.sender = Sender(Seal.of(direct), arena.clock, self._transmit)
+        self.wakeups = WakeUps(self.store, self.sender, arena.clock, arena.direct)
 
     def close(self) -> None:
         self.sockets.close()

@@ -27,9 +27,9 @@ from chalicelib.store.memory import MemoryQueue, MemoryStore, Tables, put_rows
 from chalicelib.task import FINISHED, Task, TaskState
 from chalicelib.task_types import Run
 from chalicelib.wakeups import address
-from chalicelib.wakeups.message import Seal, hint_of
+from chalicelib.wakeups.message import Seal
 from chalicelib.wakeups.sender import Sender
-from tests.support.fakes import Here, Ids, LoopClock, NoWatchdog, new_task, run_virtually
+from tests.support.fakes import Here, Ids, LoopClock, NoWatchdog, hint_of, new_task, run_virtually
 
 T = TypeVar("T")
 
@@ -92,8 +92,8 @@ class World:
 
     def tell(self, task: Task) -> None:
         """As the API does once it has made a task due."""
-        sender = Sender(SEAL, LoopClock(), SETTINGS.shards, self.transmit)
-        sender.send([hint_of(task)], self.tables.heartbeats.values())
+        sender = Sender(SEAL, LoopClock(), self.transmit)
+        sender.send([hint_of(task, shards=SETTINGS.shards)], self.tables.heartbeats.values())
 
 
 class Life:
@@ -259,7 +259,7 @@ def processor(world: World, life: Life) -> Processor:
         queue=TroubledQueue(world, life),
         clock=clock,
         listener=None if is_old else Ear(world, life),
-        sender=None if is_old else Sender(SEAL, clock, SETTINGS.shards, world.transmit),
+        sender=None if is_old else Sender(SEAL, clock, world.transmit),
         rng=Random(world.rng.random()),
         settings=SETTINGS,
         emit=emit,
@@ -353,7 +353,7 @@ async def forger(world: World) -> None:
         world.faults["message_forged"] += 1
         ear, task = world.rng.choice(list(world.ears.values())), world.rng.choice(tasks)
         due_at_ms = LoopClock().now_ms() + world.rng.randint(-20_000, 3_000)
-        wrong = [Hint(due_at_ms, task.id, "any"), Hint(due_at_ms, world.ids(), "any")]
+        wrong = [Hint(due_at_ms, task.id, "any", 0), Hint(due_at_ms, world.ids(), "any", 9)]
         now_ms = LoopClock().now_ms()
         ear.hear(world.rng.randbytes(world.rng.randrange(200)))
         ear.hear(world.rng.choice(world.overheard or [b""]))

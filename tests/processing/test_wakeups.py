@@ -18,9 +18,18 @@ from chalicelib.store.contract import Hint, Refused
 from chalicelib.store.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.task import Task, TaskState
 from chalicelib.task_types import Run
-from chalicelib.wakeups.message import WINDOW_MS, Seal, hint_of
+from chalicelib.wakeups.message import WINDOW_MS, Seal
 from chalicelib.wakeups.sender import Sender
-from tests.support.fakes import NOON_MS, Here, Ids, LoopClock, NoWatchdog, new_task, run_virtually
+from tests.support.fakes import (
+    NOON_MS,
+    Here,
+    Ids,
+    LoopClock,
+    NoWatchdog,
+    hint_of,
+    new_task,
+    run_virtually,
+)
 
 SETTINGS = Settings(shards=4)
 SEAL = Seal.of(SETTINGS)
@@ -83,7 +92,7 @@ class Place:
             isolate=self._isolate,
             counts=self.counts,
             listener=ear,
-            sender=Sender(SEAL, clock, SETTINGS.shards, self.transmit),
+            sender=Sender(SEAL, clock, self.transmit),
         )
         return Processor(context, NoWatchdog(), kind="worker")
 
@@ -186,10 +195,10 @@ def test_messages_that_tell_nonsense_cost_refused_claims_only() -> None:
         now_ms = LoopClock().now_ms()
         soon, later = place.create(due_in_s=1.0), place.create(due_in_s=5.0)
         tasks.extend([soon, later])
-        place.tell([Hint(now_ms, soon.id, "Baz"), Hint(now_ms - 10_000, later.id, "Baz")])
-        place.tell([Hint(now_ms, place.ids(), "Baz"), Hint(now_ms, soon.id, "None")])
-        place.tell([Hint(now_ms + 10**9, place.ids(), "Baz"), Hint(-(10**9), soon.id, "Baz")])
-        place.tell([Hint(10**30, "", "Baz"), Hint(0, "\0", "")])
+        place.tell([Hint(now_ms, soon.id, "Baz", 0), Hint(now_ms - 10_000, later.id, "Baz", 0)])
+        place.tell([Hint(now_ms, place.ids(), "Baz", 0), Hint(now_ms, soon.id, "None", 0)])
+        place.tell([Hint(now_ms + 10**9, place.ids(), "Baz", 0), Hint(-(10**9), soon.id, "Baz", 0)])
+        place.tell([Hint(10**30, "", "Baz", 0), Hint(0, "\0", "", 0)])
 
     play(place, script, place.processor())
     for task in tasks:

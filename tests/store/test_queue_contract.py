@@ -6,7 +6,7 @@ from chalicelib.attempts import ATTEMPTS_KEPT, LEASE_MS, Attempt, Outcome
 from chalicelib.store.contract import Heartbeat, Hint, Refused, TaskFilter
 from chalicelib.task import Task, TaskState, shard_of
 from tests.conftest import QueueKit
-from tests.support.fakes import NOON_MS, new_task
+from tests.support.fakes import NOON_MS, hint_of, new_task
 
 MINUTE_MS = 60_000
 FAR_S = 60.0
@@ -37,11 +37,6 @@ def hints(
                 break
             resume = page.next
     return sorted(found)
-
-
-def hint_of(task: Task) -> Hint:
-    assert task.due_at_ms is not None
-    return Hint(task.due_at_ms, task.id, task.type)
 
 
 def claim(
@@ -140,7 +135,7 @@ def test_repeated_claim_is_the_same_claim(queue_kit: QueueKit) -> None:
 
 
 def test_claim_of_nothing_is_refused(queue_kit: QueueKit) -> None:
-    assert claim(queue_kit, Hint(NOON_MS, queue_kit.ids(), "Baz")) == Refused(None)
+    assert claim(queue_kit, Hint(NOON_MS, queue_kit.ids(), "Baz", 0)) == Refused(None)
 
 
 def test_claim_of_a_deleted_task_is_refused(queue_kit: QueueKit) -> None:
@@ -252,7 +247,8 @@ def test_heartbeats(queue_kit: QueueKit) -> None:
 def lose_rows(kit: QueueKit, task: Task) -> None:
     """Take away what leads to a task, as a store that lost rows would."""
     kit.run(kit.queue.forget_hint(hint_of(task)))
-    kit.run(kit.queue.forget_open(task))
+    finished = replace(task, state=TaskState.COMPLETED, due_at_ms=None)
+    kit.run(kit.queue.forget_open(finished))
     kit.run(kit.queue.flush())
 
 

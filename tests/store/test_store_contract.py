@@ -6,10 +6,10 @@ import pytest
 
 from chalicelib.attempts import LEASE_MS
 from chalicelib.errors import TaskExists, TaskNotFailed, TaskNotFound, TaskRunning
-from chalicelib.store.contract import PAGE_PAYLOAD_CHARS, Heartbeat, Hint, Position, TaskFilter
+from chalicelib.store.contract import PAGE_PAYLOAD_CHARS, Heartbeat, Position, TaskFilter
 from chalicelib.task import Task, TaskState
 from tests.conftest import QueueKit, StoreKit
-from tests.support.fakes import NOON_MS, new_task
+from tests.support.fakes import NOON_MS, hint_of, new_task
 
 HOUR_MS = 3_600_000
 
@@ -183,10 +183,6 @@ def failed(kit: QueueKit) -> Task:
     return settled
 
 
-def hint_of(task: Task) -> Hint:
-    return Hint(task.due_at_ms or 0, task.id, task.type)
-
-
 def test_failed_task_is_run_again(queue_kit: QueueKit) -> None:
     task = failed(queue_kit)
     again = queue_kit.store.retry(task.id, now_ms=LATER_MS, token="t")
@@ -352,7 +348,7 @@ def test_hint_of_a_task_is_there_until_it_is_forgotten(queue_kit: QueueKit) -> N
     assert not queue_kit.store.has_hint(replace(task, due_at_ms=NOON_MS))
     assert not queue_kit.store.has_hint(replace(task, due_at_ms=None))
     assert task.due_at_ms is not None
-    queue_kit.run(queue_kit.queue.forget_hint(Hint(task.due_at_ms, task.id, task.type)))
+    queue_kit.run(queue_kit.queue.forget_hint(hint_of(task)))
     queue_kit.run(queue_kit.queue.flush())
     assert not queue_kit.store.has_hint(task)
 

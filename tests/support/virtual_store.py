@@ -18,8 +18,8 @@ from email.utils import formatdate
 from typing import Any, cast
 
 from chalicelib.store.alternator import requests
+from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.requests import JsonObject
-from chalicelib.store.alternator.time_index import Indexes
 from chalicelib.task import Task
 from tests.support import profile
 from tests.support.fakes import NOON_MS, VirtualLoop
@@ -38,10 +38,9 @@ class Tables:
 
     def put_task(self, task: Task, indexes: Indexes, table: str = "tasks") -> None:
         """As if it had been created long ago."""
-        for place, time_ms in indexes.times(task):
-            for row in place.directory_rows(time_ms, task.id):
-                self.put(row.table, row.item)
-        for row in indexes.rows(task):
+        task = indexes.placed(task, 0)
+        names = [row for bucket in indexes.buckets(task) for row in bucket.names]
+        for row in names + indexes.rows(task):
             self.put(row.table, row.item)
         self.put(table, requests.encode_task(task))
 

@@ -8,8 +8,8 @@ import pytest
 from chalicelib.config import Settings
 from chalicelib.processing.runner import FORGET_AFTER_S
 from chalicelib.store.contract import Hint
-from chalicelib.wakeups.message import DATAGRAM_MAX, WINDOW_MS, DroppedMessage, Seal, hint_of
-from tests.support.fakes import NOON_MS, Ids, new_task
+from chalicelib.wakeups.message import DATAGRAM_MAX, WINDOW_MS, DroppedMessage, Seal
+from tests.support.fakes import NOON_MS, Ids, hint_of, new_task
 
 IDS = Ids()
 SEAL = Seal("secret", "")

@@ -12,10 +12,10 @@ from chalicelib.store.contract import Heartbeat, Hint
 from chalicelib.task import shard_of
 from chalicelib.wakeups import address
 from chalicelib.wakeups.listener import TURN_MAX, Listener
-from chalicelib.wakeups.message import Seal, hint_of
+from chalicelib.wakeups.message import Seal
 from chalicelib.wakeups.sender import Sender, Sockets
 from tests.conftest import free_port
-from tests.support.fakes import NOON_MS, FakeClock, Ids, new_task
+from tests.support.fakes import NOON_MS, FakeClock, Ids, hint_of, new_task
 
 SETTINGS = Settings(endpoints=("http://127.0.0.1:8001",))
 IDS = Ids()
@@ -161,14 +161,14 @@ class Network:
 def test_each_hint_goes_to_one_processor_that_has_an_address() -> None:
     """An old worker and the tick have none."""
     network = Network()
-    sender = Sender(Seal.of(SETTINGS), FakeClock(), 16, network)
+    sender = Sender(Seal.of(SETTINGS), FakeClock(), network)
     fleet = [
         heartbeat("a", "127.0.0.1:1"),
         heartbeat("b", "127.0.0.1:2"),
         heartbeat("tick", None),
         heartbeat("odd", "nowhere"),
     ]
-    hints = {hint_of(new_task(IDS)) for _ in range(100)}
+    hints = {hint_of(new_task(IDS), shards=16) for _ in range(100)}
     sender.send(hints, fleet)
     a, b = network.hints("a", 1), network.hints("b", 2)
     assert a and b and not a & b and a | b == hints
