@@ -20,7 +20,7 @@ from chalicelib.wakeups.sender import Sender, Sockets
 from local.findings import percentile
 from tests.faults.arena import Arena, say
 
-pytestmark = [pytest.mark.faults, pytest.mark.wall_clock]
+pytestmark = [pytest.mark.faults, pytest.mark.wall_clock, pytest.mark.alone]
 
 A_SECOND = 10_000
 FLOOD_S = 10.0
@@ -122,7 +122,6 @@ def flood(arena: Arena, port: int, overheard: Sequence[bytes]) -> Iterator[None]
         flooding.wait()
 
 
-@pytest.mark.alone
 def test_a_flood_of_messages_costs_no_claim_and_no_time(
     arena: Arena, request: pytest.FixtureRequest
 ) -> None:
