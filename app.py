@@ -20,6 +20,7 @@ from chalicelib.api.settings import ApiSettings, Auth
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.clock import StoreClock
+from chalicelib.wakeups.sender import Sender
 
 app = Chalice(app_name="scheduler", configure_logs=False)
 api_settings = functools.cache(ApiSettings.from_env)
@@ -48,7 +49,8 @@ def _made() -> Api:
     clock = StoreClock(SystemClock())
     settings = Settings.from_env()
     store = AlternatorTaskStore.connect(settings, clock)
-    return Api(store, clock, lambda: str(uuid.uuid4()), settings.shards, api_settings())
+    sender = Sender.of(settings, clock)
+    return Api(store, clock, lambda: str(uuid.uuid4()), settings, sender, api_settings())
 
 
 def service() -> Api:

@@ -1,11 +1,13 @@
-"""`python -m bench.api_process create N | count N | cold`: the API in a process of its own.
+"""`python -m bench.api_process PART [NUMBER …]`: the API in a process of its own.
 
-It calls `app(event, context)` as Lambda does, and prints what it measured as one line of JSON.
+PART is one of the functions create, count, now and cold. It calls `app(event, context)` as Lambda
+does, and prints what it measured as one line of JSON.
 """
 
 import json
 import sys
 import time
+from random import Random
 from typing import Any
 
 BLOCK = 50
@@ -67,16 +69,33 @@ def cold() -> None:
     })  # fmt: skip
 
 
-def count(creates: int) -> None:
-    """Create one task, then wait for a line, then create all."""
+def count(creates: int, spread_ms: int) -> None:
+    """Create one task, then wait for a line, then create all, due within `spread_ms`."""
     import app
 
     now_ms = round(time.time() * 1000)
-    post(app.app, now_ms + SPREAD_MS)
+    post(app.app, now_ms + spread_ms)
     show("ready")
     sys.stdin.readline()
     for number in range(creates):
-        post(app.app, now_ms + number * SPREAD_MS // creates)
+        post(app.app, now_ms + number * spread_ms // creates)
+    show("done")
+    sys.stdin.readline()
+
+
+def now(creates: int, rate: int, soon_ms: int) -> None:
+    """Wait for a line, then create so many a second, at odd moments, each due within `soon_ms`."""
+    import app
+
+    rng = Random()
+    post(app.app, round(time.time() * 1000) + 60 * SPREAD_MS)
+    show("ready")
+    sys.stdin.readline()
+    next_s = time.time()
+    for _ in range(creates):
+        next_s += rng.uniform(0, 2) / rate
+        time.sleep(max(0.0, next_s - time.time()))
+        post(app.app, round(time.time() * 1000) + rng.randint(0, soon_ms))
     show("done")
     sys.stdin.readline()
 
@@ -135,7 +154,9 @@ def main() -> None:
     if what == "cold":
         cold()
     elif what == "count":
-        count(int(numbers[0]))
+        count(*map(int, numbers))
+    elif what == "now":
+        now(*map(int, numbers))
     else:
         create(int(numbers[0]))
 

@@ -1,5 +1,6 @@
 """Settings, read from the environment and checked once."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
-from chalicelib.env import integer, refused, seconds, secret_line, url
+from chalicelib.env import integer, refused, seconds, secret_line, switch, url
 from chalicelib.errors import InvalidSetting
 
 BAR_URL = "https://www.whattimeisitrightnow.com/"
@@ -24,6 +25,9 @@ class Settings:
     table_prefix: put before the name of each table.
     shards: parts of the time indexes; more of them carry more tasks a second.
     batch_size: tasks that one processor runs at a time.
+    wakeup: whether wake-up messages are sent and taken. wakeup_address: the IP address at which
+    others reach this machine; None: that of its connection to the store. wakeup_port: the UDP port
+    of the first process; 0: the system chooses.
     """
 
     endpoints: tuple[str, ...] = ("http://127.0.0.1:8001",)
@@ -37,6 +41,9 @@ class Settings:
     lookahead_s: float = 2.0
     poll_interval_s: float = 0.8
     bar_url: str = BAR_URL
+    wakeup: bool = True
+    wakeup_address: str | None = None
+    wakeup_port: int = 0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
@@ -54,6 +61,9 @@ class Settings:
             lookahead_s=seconds(env, "LOOKAHEAD_S", 2.0, 0.1, 60),
             poll_interval_s=seconds(env, "POLL_INTERVAL_S", 0.8, 0.05, 30),
             bar_url=url("BAR_URL", env.get("BAR_URL") or BAR_URL),
+            wakeup=switch(env, "WAKEUP"),
+            wakeup_address=_address("WAKEUP_ADDRESS", env.get("WAKEUP_ADDRESS", "")),
+            wakeup_port=integer(env, "WAKEUP_PORT", 0, 0, 65_535),
         )._checked()
 
     def _checked(self) -> Self:
@@ -74,6 +84,20 @@ def _endpoints(text: str) -> tuple[str, ...]:
     if len({(part.scheme, part.port) for part in parts}) > 1:
         raise InvalidSetting(f"{name}={text!r}: all endpoints must share one scheme and port")
     return urls
+
+
+def _address(name: str, text: str) -> str | None:
+    """One that others can send to."""
+    if not text:
+        return None
+    try:
+        address = ipaddress.ip_address(text)
+        is_usable = not (address.is_unspecified or address.is_multicast or address.is_link_local)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise refused(name, text, "an IP address at which others reach this machine")
+    return str(address)
 
 
 def _prefix(name: str, text: str) -> str:

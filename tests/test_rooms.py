@@ -30,6 +30,7 @@ TASK_TYPES = "chalicelib.task_types"
 PROCESSING = "chalicelib.processing"
 TICK = "chalicelib.processing.tick"
 API = "chalicelib.api"
+WAKEUPS = "chalicelib.wakeups"
 STORE_SEEN = {
     "chalicelib.store.contract", "chalicelib.store.ownership", "chalicelib.store.clock",
     "chalicelib.store.cost",
@@ -46,9 +47,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "chalicelib.store.alternator.requests", "chalicelib.store.alternator.outcome",
     }),
     TASK_TYPES: frozenset({GROUND, TASK_TYPES}),
-    PROCESSING: frozenset({GROUND, PROCESSING, TICK, TASK_TYPES, *STORE_SEEN}),
+    WAKEUPS: frozenset({GROUND, WAKEUPS, *STORE_SEEN}),
+    PROCESSING: frozenset({GROUND, PROCESSING, TICK, TASK_TYPES, WAKEUPS, *STORE_SEEN}),
     TICK: frozenset({GROUND, PROCESSING, TASK_TYPES, *STORE_SEEN, ALTERNATOR}),
-    API: frozenset({GROUND, API, TASK_TYPES, *STORE_SEEN}),
+    API: frozenset({GROUND, API, TASK_TYPES, WAKEUPS, *STORE_SEEN}),
 }  # fmt: skip
 """Rooms, and single files of rooms. A file belongs to the narrowest room that holds it."""
 

@@ -26,6 +26,7 @@ from chalicelib.store.alternator import outcome, tables
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.store.clock import StoreClock
+from chalicelib.wakeups.listener import Listener
 from worker.ending import ending_signals
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ async def _run(
     watchdog: SharedWatchdog,
     turned_s: Any,
     clock: Clock,
-    context_on: Callable[[AlternatorTaskQueue], Context],
+    context_on: Callable[..., Context],
     lines: Lines,
 ) -> None:
     stop = asyncio.Event()
@@ -111,7 +112,7 @@ async def _run(
     for number in ending_signals():
         loop.add_signal_handler(number, stop.set)
     queue = AlternatorTaskQueue.open(settings, clock)
-    context = context_on(queue)
+    context = context_on(queue, listener=await Listener.open(settings))
     noting = asyncio.create_task(_note_turns(turned_s, clock, lines))
     try:
         await Processor(context, watchdog, kind="worker").run(stop)

@@ -28,7 +28,9 @@ from chalicelib.api.request import (
 )
 from chalicelib.api.responses import json_response
 from chalicelib.api.settings import ApiSettings
+from chalicelib.api.wakeups import WakeUps
 from chalicelib.clock import Clock
+from chalicelib.config import Settings
 from chalicelib.errors import (
     SchedulerError,
     StoreBusy,
@@ -42,6 +44,9 @@ from chalicelib.store.clock import StoreClock
 from chalicelib.store.contract import TaskStore
 from chalicelib.task import Task, TaskState, shard_of
 from chalicelib.task_types import HANDLERS
+from chalicelib.wakeups.sender import Sender
+
+DEFAULTS = Settings()
 
 NOT_CREATED = (TaskExists, StoreBusy)
 """Of a create that ends with one of these nothing counts towards a limit."""
@@ -50,8 +55,8 @@ NOT_CREATED = (TaskExists, StoreBusy)
 class Api:
     """The use cases on a store. Safe for many threads.
 
-    new_id: makes a fresh UUID. shards: how many the store's time indexes have.
-    settings: for its limits.
+    new_id: makes a fresh UUID. settings: how many shards there are, and how far processors look
+    ahead. sender: of wake-up messages; None: none are sent. limits: what clients may do.
     """
 
     def __init__(
@@ -59,16 +64,18 @@ class Api:
         store: TaskStore,
         clock: Clock,
         new_id: Callable[[], str],
-        shards: int = 16,
-        settings: ApiSettings | None = None,
+        settings: Settings = DEFAULTS,
+        sender: Sender | None = None,
+        limits: ApiSettings | None = None,
     ) -> None:
         self.store = store
         self.clock = StoreClock.over(clock)
         self.new_id = new_id
-        self.shards = shards
+        self.shards = settings.shards
+        self.wakeups = WakeUps(store, sender, self.clock, settings)
         self.readiness = Readiness(store, self.clock)
-        self.settings = settings or ApiSettings()
-        self.create_limit = CreateLimit(self.settings.creates_per_minute, self.clock)
+        self.limits = limits or ApiSettings()
+        self.create_limit = CreateLimit(self.limits.creates_per_minute, self.clock)
 
     def create(self, request: Request) -> Response:
         """Create a task. With a known Idempotency-Key: the task that it made before."""
@@ -154,12 +161,27 @@ class Api:
         key, caller = idempotency_key(request), caller_of(request)
         task_id = path_task_id(task_id)
         token = self.new_id() if key is None else retry_token_of(key, task_id, caller)
-        task = self.store.retry(task_id, now_ms=self.clock.now_ms(), token=token)
+        now_ms = self.clock.now_ms()
+        self.wakeups.prepare([now_ms])
+        task = self.store.retry(task_id, now_ms=now_ms, token=token)
+        self.wakeups.tell([task])
         return json_response(task_json(task))
 
     def ready(self) -> Response:
         """Whether the store can be used, and how fast it is."""
         return json_response(readiness_json(self.readiness.check()))
+
+    def _created(self, task: Task) -> Task:
+        self.wakeups.prepare([task.due_at_ms])
+        stored = self.store.create(task)
+        self.wakeups.tell([stored])
+        return stored
+
+    def _created_many(self, tasks: Sequence[Task]) -> Sequence[Task | SchedulerError]:
+        self.wakeups.prepare(task.due_at_ms for task in tasks)
+        stored = self.store.create_many(tasks)
+        self.wakeups.tell(task for task in stored if isinstance(task, Task))
+        return stored
 
     def _task(self, task_id: str, new: NewTask) -> Task:
         return Task.new(
@@ -173,13 +195,13 @@ class Api:
         )
 
     def _horizon(self) -> Horizon:
-        return Horizon(self.settings.horizon_days, self.clock.now_ms())
+        return Horizon(self.limits.horizon_days, self.clock.now_ms())
 
     def _create(self, caller: str | None, task: Task) -> Task:
         """As the store does, within the caller's limit."""
         taken_s = self.create_limit.take(caller, 1)
         try:
-            return self.store.create(task)
+            return self._created(task)
         except NOT_CREATED:
             self.create_limit.put_back(caller, 1, taken_s)
             raise
@@ -189,7 +211,7 @@ class Api:
     ) -> Sequence[Task | SchedulerError]:
         """The same."""
         taken_s = self.create_limit.take(caller, len(tasks))
-        stored = self.store.create_many(tasks)
+        stored = self._created_many(tasks)
         not_created = sum(isinstance(one, NOT_CREATED) for one in stored)
         self.create_limit.put_back(caller, not_created, taken_s)
         return stored

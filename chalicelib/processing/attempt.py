@@ -29,9 +29,13 @@ LEASE_LOST_MS = 1_000
 class Attempts:
     """Makes attempts for one processor, any number side by side."""
 
-    def __init__(self, context: Context, execution: Execution) -> None:
+    def __init__(
+        self, context: Context, execution: Execution, scheduled: Callable[[Hint], None]
+    ) -> None:
+        """scheduled: called with the new hint of a task that its settlement scheduled again."""
         self._context = context
         self._execution = execution
+        self._scheduled = scheduled
         self._queue = context.queue
         self._clock = context.clock
         self._rng = context.rng
@@ -93,6 +97,8 @@ class Attempts:
         if settled.state is TaskState.COMPLETED and settled.result is not None:
             self._context.emit(settled.result)
             self._record("print", settled, line=settled.result)
+        if settled.due_at_ms is not None:
+            self._scheduled(hint._replace(due_at_ms=settled.due_at_ms))
         await self._clean_up(hint, settled)
         self._counts[settled.state] += 1
         if settled.state is not TaskState.COMPLETED:

@@ -194,6 +194,7 @@ class Heartbeat:
     written_ms: what the time was for it when it wrote. interval_ms: the next one is to follow
     within this.
     held_back_s: for how long the oldest ready hint has waited for the store's sake; 0 for none.
+    wakeup: the address and UDP port at which it takes wake-up messages; None if it takes none.
     """
 
     processor: str
@@ -201,6 +202,7 @@ class Heartbeat:
     written_ms: int
     interval_ms: int = 1_000
     held_back_s: int = 0
+    wakeup: str | None = None
 
 
 class TaskQueue(Protocol):
@@ -213,6 +215,14 @@ class TaskQueue(Protocol):
 
     async def shards(self) -> Collection[int]:
         """The shards that may hold hints: those configured and those that were used before."""
+
+    async def occupied(
+        self, shards: Collection[int], *, since_ms: int, until_ms: int
+    ) -> Collection[int]:
+        """Those of these shards that may hold hints with since <= due_at < until.
+
+        The others hold none. Of many shards this is asked together: it costs less than `due`.
+        """
 
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None

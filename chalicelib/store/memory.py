@@ -143,6 +143,13 @@ class MemoryQueue:
     async def shards(self) -> Collection[int]:
         return range(self.shard_count)
 
+    async def occupied(
+        self, shards: Collection[int], *, since_ms: int, until_ms: int
+    ) -> Collection[int]:
+        times = self.tables.hints
+        found = {shard_of(id, self.shard_count) for at, id in times if since_ms <= at < until_ms}
+        return found.intersection(shards)
+
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None
     ) -> HintPage:

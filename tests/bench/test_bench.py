@@ -82,11 +82,14 @@ def test_a_run_of_workers_is_counted_whole() -> None:
     assert all(late >= 0 for late in outcome.lateness_ms)
 
 
+CREATE_ROWS = ["requests, create", "requests, create now", "API CPU, create", "cold start"]
+
+
 @pytest.mark.own_engine
 @pytest.mark.parametrize(
     ("parts", "names"),
     [
-        (["create", "cold"], ["requests, create", "API CPU, create", "cold start"]),
+        (["create", "cold"], CREATE_ROWS),
         (["memory"], ["worker memory"]),
     ],
 )
@@ -103,7 +106,9 @@ def test_a_small_run_writes_every_row(parts: list[str], names: list[str], tmp_pa
 
 @pytest.mark.own_engine
 def test_a_create_is_two_requests() -> None:
-    (counted, cpu) = bench.PARTS["create"](Options(tasks=50))
+    (counted, now, cpu) = bench.PARTS["create"](Options(tasks=50))
+    assert now.details["requests"]["PutItem"] == 50
+    assert now.details["requests"].get("Query", 0) <= 10, "looks at the fleet"
     sent = counted.details["requests"]
     assert sent["PutItem"] == 50
     # The rows of each task, and those of the directories of a bucket that was not there.

@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from chalicelib.api.wakeups import WakeUps
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
@@ -96,13 +97,14 @@ class Arena(Cluster):
     """A cluster behind the fault proxy, with ledgers.
 
     store: what clients use, through the proxy. direct: settings that lead to the engine itself.
-    unknown: creates whose outcome was never learnt.
+    unknown: creates whose outcome was never learnt. wakeups: tell of tasks that were created.
     """
 
     engine: Engine
     direct: Settings
     client: Client
     rng: Random
+    wakeups: WakeUps | None = None
     unknown: list[str] = field(default_factory=list)
     _acknowledging: threading.Lock = field(default_factory=threading.Lock)
 
@@ -163,9 +165,11 @@ class Arena(Cluster):
             token=str(uuid.uuid4()),
         )
         until_s = self.clock.monotonic_s() + BUSY_S
+        if self.wakeups is not None:
+            self.wakeups.prepare([task.due_at_ms])
         while True:
             try:
-                self.store.create(task)
+                self._created(task)
             except StoreBusy:
                 if self.clock.monotonic_s() < until_s:
                     threading.Event().wait(0.5)
@@ -176,6 +180,11 @@ class Arena(Cluster):
                 return None
             self.acknowledge([task.id])
             return task.id
+
+    def _created(self, task: Task) -> None:
+        self.store.create(task)
+        if self.wakeups is not None:
+            self.wakeups.tell([task])
 
     def acknowledge(self, ids: Sequence[str]) -> None:
         with self._acknowledging, open(self.folder / "acknowledged", "a") as file:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -820,6 +820,31 @@ def test_deletions_of_a_flush_that_is_ended_are_made_by_the_next(
     transport.lost = []
     faulty_queue.run(queue.flush())
     assert hints_of(faulty_queue, 0) == []
+
+
+def test_shards_without_hints_are_found_by_one_request(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    """What was named is not asked for again; and nothing is, of one shard only."""
+    queue, sent = faulty_queue.queue, faulty_queue.transport.sent
+
+    def occupied(shards: Collection[int], since_ms: int = NOON_MS) -> set[int]:
+        sent.clear()
+        asked = queue.occupied(shards, since_ms=since_ms, until_ms=since_ms + 1_000)
+        return set(faulty_queue.run(asked))
+
+    assert occupied(range(4)) == set()
+    assert [request.action for request in sent] == ["BatchGetItem"]
+    store.create(task_at())
+    assert occupied(range(4)) == set(range(4)), "whoever puts the first hint names all shards"
+    assert [request.action for request in sent] == ["BatchGetItem"]
+    assert occupied(range(4)) == set(range(4))
+    assert sent == []
+    assert occupied([3]) == {3}
+    assert sent == []
+    later_ms = NOON_MS + 5 * MINUTE_MS
+    assert occupied(range(4), later_ms - 500) == set(range(4)), "it is not over yet"
+    assert occupied(range(4), later_ms) == set()
 
 
 def test_drained_bucket_is_closed_when_it_is_long_over(

@@ -75,6 +75,23 @@ def test_hints_since_a_time(queue_kit: QueueKit) -> None:
     assert found == [hint_of(task) for task in tasks[3:9]]
 
 
+def occupied(kit: QueueKit, since_ms: int, until_ms: int) -> set[int]:
+    asked = kit.queue.occupied(range(kit.shards), since_ms=since_ms, until_ms=until_ms)
+    return set(kit.run(asked))
+
+
+def test_no_shard_with_hints_is_left_out(queue_kit: QueueKit) -> None:
+    """Also of a bucket that begins within the time asked for, and of tasks that come later."""
+    kit = queue_kit
+    end_ms = NOON_MS + 5 * MINUTE_MS
+    assert occupied(kit, NOON_MS, NOON_MS + MINUTE_MS) == set()
+    for send_ts_ms in (NOON_MS, end_ms - 1, end_ms, end_ms + 1) * 2:
+        task = create(kit, send_ts_ms)
+        found = occupied(kit, end_ms - 5_000, end_ms + 2_000)
+        assert send_ts_ms == NOON_MS or shard_of(task.id, kit.shards) in found
+        assert shard_of(task.id, kit.shards) in occupied(kit, send_ts_ms, send_ts_ms + 1)
+
+
 def test_hints_come_in_pages(queue_kit: QueueKit) -> None:
     tasks = [create(queue_kit, NOON_MS + i % 5 * 3 * MINUTE_MS) for i in range(30)]
     found = hints(queue_kit, until_ms=NOON_MS + 60 * MINUTE_MS, limit=3)

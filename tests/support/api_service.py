@@ -39,7 +39,7 @@ class Service:
 
     def use(self, store: S) -> S:
         """From now on the Api is one on this store."""
-        self.api = Api(store, self.clock, new_id=lambda: str(uuid.uuid4()), settings=self.settings)
+        self.api = Api(store, self.clock, new_id=lambda: str(uuid.uuid4()), limits=self.settings)
         return store
 
     def create(self, *, key: str | None = None, **fields: Any) -> HTTPResponse:

@@ -16,12 +16,30 @@ class Hints:
         self._requester = requester
         self._schedule = index
         self._clock = clock
+        self._named: set[tuple[int, int]] = set()
 
     async def shards(self) -> Collection[int]:
         """Those configured, and all up to the highest that was ever used."""
         query = requests.query(self._schedule.table, "slot", schedule.ROOT)
         used = [int(row["at"]["S"]) async for row in self._requester.items(query)]
         return range(max([self._schedule.shards - 1, *used]) + 1)
+
+    async def occupied(
+        self, shards: Collection[int], *, since_ms: int, until_ms: int
+    ) -> Collection[int]:
+        """Those whose directory names a bucket of this time: it does before the bucket's first row,
+        and until the bucket is long over. One request tells this of up to 100 buckets."""
+        index = self._schedule
+        buckets = range(index.bucket_of(since_ms), until_ms, schedule.BUCKET_MS)
+        self._named = {(shard, bucket) for shard, bucket in self._named if bucket in buckets}
+        unnamed = set(shards) - {shard for shard, _ in self._named}
+        if len(unnamed) < 2:
+            return shards  # To read the one costs no more.
+        names = {index.bucket_row(shard, at): (shard, at) for shard in unnamed for at in buckets}
+        found = await self._requester.get_items(index.table, [name.key for name in names])
+        at = {(item["slot"]["S"], item["at"]["S"]) for item in found}
+        self._named |= {place for name, place in names.items() if (name.slot, name.at) in at}
+        return set(shards) & {shard for shard, _ in self._named}
 
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None

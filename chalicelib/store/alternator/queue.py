@@ -71,6 +71,11 @@ class AlternatorTaskQueue:
     async def shards(self) -> Collection[int]:
         return await self._hints.shards()
 
+    async def occupied(
+        self, shards: Collection[int], *, since_ms: int, until_ms: int
+    ) -> Collection[int]:
+        return await self._hints.occupied(shards, since_ms=since_ms, until_ms=until_ms)
+
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None
     ) -> HintPage:

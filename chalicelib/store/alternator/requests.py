@@ -281,6 +281,7 @@ def decode_heartbeat(item: Item) -> Heartbeat:
         written_ms=int(item["beat_ms"]["N"]),
         interval_ms=int(item["interval_ms"]["N"]),
         held_back_s=int(item["held_back_s"]["N"]) if "held_back_s" in item else 0,
+        wakeup=item["wakeup"]["S"] if "wakeup" in item else None,
     )
 
 
