@@ -83,8 +83,10 @@ def with_end(
 
 def start_ms(attempts: Iterable[Attempt]) -> int | None:
     """The start of the first of them that was not released unrun."""
-    ran = (attempt for attempt in attempts if attempt.outcome is not Outcome.RELEASED)
-    return next((attempt.started_ts_ms for attempt in ran), None)
+    for attempt in attempts:
+        if attempt.outcome is not Outcome.RELEASED:
+            return attempt.started_ts_ms
+    return None
 
 
 def last_lease_lost_ms(attempts: Sequence[Attempt]) -> int | None:

@@ -133,9 +133,8 @@ class TaskRecord:
     @property
     def lateness_ms(self) -> int | None:
         """Start of the first attempt minus `send_ts`; None before it."""
-        if self.first_started_ts_ms is None:
-            return None
-        return self.first_started_ts_ms - self.send_ts_ms
+        started_ms = self.first_started_ts_ms
+        return None if started_ms is None else started_ms - self.send_ts_ms
 
     @property
     def leases_lost(self) -> int:

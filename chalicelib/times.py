@@ -1,6 +1,7 @@
 """RFC 3339 times, to and from milliseconds since the epoch."""
 
 import datetime
+import functools
 import re
 
 TIME_EXPECTED = "an RFC 3339 time with an offset, such as 2030-01-31T12:00:00Z"
@@ -37,6 +38,7 @@ def parsed_ms(text: str) -> int:
     return ms
 
 
+@functools.lru_cache(maxsize=4_096)
 def rfc3339(ms: int) -> str:
     """In UTC, with milliseconds. Raises OverflowError beyond the years 0001 to 9999."""
     moment = _EPOCH + datetime.timedelta(milliseconds=ms)

@@ -37,7 +37,10 @@ _TEXTS = frozenset({"claim", "attempts"})
 claim: token, processor and time of the latest claim; of a running task it is the last attempt.
 attempts: number, processor, start, end, outcome and error of those that have ended.
 """
-_PLAIN = tuple(name for name in _FIELDS if name not in _TEXTS)
+_PLAIN = {name: name in _NUMBERS for name in _FIELDS if name not in _TEXTS}
+"""The other attributes, and which of them are numbers."""
+_STATES = {state.value: state for state in TaskState}
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
 
 def encode_task(task: Task) -> JsonObject:
@@ -75,11 +78,12 @@ def _text(value: Sequence[Any]) -> JsonObject:
 def decode_task(item: Item) -> Task:
     """The task of a record. Attributes of a newer version are passed over."""
     try:
-        values: dict[str, Any] = {}
-        for name in _PLAIN:
-            if name in item:
-                values[name] = int(item[name]["N"]) if name in _NUMBERS else item[name]["S"]
-        values["state"] = TaskState(values["state"])
+        values: dict[str, Any] = {
+            name: int(value["N"]) if _PLAIN[name] else value["S"]
+            for name, value in item.items()
+            if name in _PLAIN
+        }
+        values["state"] = _STATES[values["state"]]
         ended = msgspec.json.decode(item["attempts"]["S"]) if "attempts" in item else []
         attempts = [*map(_decode_attempt, ended)]
         is_running = values["state"] is TaskState.RUNNING
@@ -95,7 +99,7 @@ def decode_task(item: Item) -> Task:
 
 def _decode_attempt(values: Sequence[Any]) -> Attempt:
     number, processor, started_ts_ms, ended_ts_ms, outcome, error = values
-    return Attempt(number, processor, started_ts_ms, ended_ts_ms, Outcome(outcome), error)
+    return Attempt(number, processor, started_ts_ms, ended_ts_ms, _OUTCOMES[outcome], error)
 
 
 def create(table: str, task: Task) -> Request:
@@ -226,10 +230,12 @@ def query(
     limit: int | None = None,
     descending: bool = False,
     types: Collection[str] | None = None,
+    only_at: bool = False,
 ) -> Request:
     """Rows of one partition in order of `at`, both bounds inclusive.
 
-    types: leave out rows that tell another type. limit counts them all the same.
+    types: leave out rows that tell another type. limit counts them all the same. only_at: nothing
+    else of a row is wanted; with `between`.
     """
     names, values = {"#key": key}, {":key": {"S": value}}
     body: JsonObject = {"TableName": table, "KeyConditionExpression": "#key = :key"}
@@ -241,6 +247,8 @@ def query(
         values |= {":low": {"S": between[0]}, ":high": {"S": between[1]}}
     if types is not None:
         body["FilterExpression"] = _of_types(types, names, values)
+    if only_at:
+        body["ProjectionExpression"] = "#at"
     if limit is not None:
         body["Limit"] = limit
     return Request("Query", body)

@@ -89,6 +89,7 @@ class Walk:
             limit=min(limit, SCANNED_MOST),
             descending=span.descending,
             types=span.types,
+            only_at=True,
         )
 
     async def _covering_the_begin(self) -> Sequence[TimeBucket]:
@@ -124,7 +125,7 @@ class Walk:
     async def _fetch(self, request: Request) -> Page:
         page = await self._requester.page(request, deadline_s=self._deadline_s, rank=self._rank)
         if page.items:
-            self._filled.add(page.items[0]["slot"]["S"])
+            self._filled.add(request.body["ExpressionAttributeValues"][":key"]["S"])
         if page.following is None:
             return page
         most, growth = PAGE_MOST, PAGE_GROWTH
