@@ -10,6 +10,7 @@ from typing import Self
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.output import Lines
+from chalicelib.processing.held_claims import HeldClaims
 from chalicelib.processing.isolation import Isolated, IsolatedProcess
 from chalicelib.processing.ledger import Record, no_record
 from chalicelib.store.contract import TaskQueue
@@ -20,7 +21,8 @@ from chalicelib.task_types import HANDLERS, Handler, Run
 class Context:
     """id: of the processor. emit: prints one line. is_held_up: whether lines do not leave; then no
     task is claimed. isolate: makes a process of its own for a handler. record: takes note of what
-    happens. counts: what happened so far.
+    happens. held: what is claimed, for whoever takes the place of this process. counts: what
+    happened so far.
     """
 
     id: str
@@ -33,6 +35,7 @@ class Context:
     handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
     isolate: Callable[[Run], Awaitable[Isolated]] = IsolatedProcess.start
     record: Record = no_record
+    held: HeldClaims = field(default_factory=lambda: HeldClaims(bytearray(), 0.0))
     counts: Counter[str] = field(default_factory=Counter)
 
     @classmethod

@@ -5,10 +5,12 @@ Should the handler end or block its process, the task alone bears it, not its ne
 
 import asyncio
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from random import Random
@@ -28,6 +30,11 @@ def preload(*modules: str) -> None:
 
 
 preload()
+
+
+def warm_up() -> None:
+    """Begin to start the clean process, which takes a moment: a handler will need it soon."""
+    forkserver.ensure_running()
 
 
 class HandlerDied(Exception):
@@ -52,11 +59,14 @@ class IsolatedProcess:
         self._pipe = pipe
 
     @classmethod
-    async def start(cls, run: Run) -> Self:
-        """Return once the child is ready to run the handler. Cancelling ends the child."""
+    async def start(cls, run: Run, family: "Connection[Any, Any] | None" = None) -> Self:
+        """Return once the child is ready to run the handler. Cancelling ends the child.
+
+        family: an end of a pipe that the child keeps open while it lives.
+        """
         ours, theirs = _processes.Pipe()
         process = _processes.Process(
-            target=_run_in_child, args=(theirs, run.task, run.bar_url), daemon=True
+            target=_run_in_child, args=(theirs, run.task, run.bar_url, family), daemon=True
         )
         isolated = cls(process, ours)
         try:
@@ -100,10 +110,15 @@ class IsolatedProcess:
             raise HandlerDied(f"the handler ended its process, exit code {code}") from None
 
 
-def _run_in_child(pipe: "Connection[Any, Any]", task: Task, bar_url: str) -> None:
+def _run_in_child(
+    pipe: "Connection[Any, Any]",
+    task: Task,
+    bar_url: str,
+    family: "Connection[Any, Any] | None",
+) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _die_with_parent()
     pipe.send(None)
     pipe.recv()
     # The kernel ends this process even if the handler never gives the interpreter back.
@@ -124,8 +139,20 @@ def _outcome(run: Run) -> tuple[bool, str]:
 
 
 def _die_with_parent() -> None:
+    """Where the kernel can, it kills this process, even if a handler never gives the interpreter
+    back: the sentinel is a pipe that closes when the parent ends."""
     parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+    if hasattr(fcntl, "F_SETSIG"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_die_after, args=(sentinel,), daemon=True).start()
+
+
+def _die_after(sentinel: int) -> None:
     with contextlib.suppress(OSError):
-        if parent is not None:
-            wait([parent.sentinel])
+        wait([sentinel])
     os._exit(1)

@@ -7,7 +7,7 @@ instant, and `attempt` sees it through.
 
 import asyncio
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,10 @@ class Grace:
     drain_s: float = 6.0
 
 
+async def at_once() -> None:
+    """There is nothing to wait for."""
+
+
 class LoopEnded(Exception):
     """A loop of a processor ended before it was told to stop."""
 
@@ -62,6 +66,8 @@ class Processor:
     """Runs from `run` until `stop` is set; then leaves the fleet and drains.
 
     kind: worker or tick. grace: asked when it is told to stop. sweeps_always: see SweepTimer.
+    are_gone: awaited before anything is taken over: all that the dead processes of this place had
+    started has ended.
     """
 
     def __init__(
@@ -72,12 +78,14 @@ class Processor:
         kind: str,
         grace: Callable[[], Grace] = Grace,
         sweeps_always: bool = False,
+        are_gone: Callable[[], Awaitable[None]] = at_once,
     ) -> None:
         self.agenda = agenda = Agenda(context.settings.batch_size)
         self.context = context
         self._clock = context.clock
         self._watchdog = watchdog
         self._grace = grace
+        self._are_gone = are_gone
         self._execution = Execution(context)
         self.runner = runner = Runner(context, agenda, self._execution)
         self._loops = Loops(context.clock, context.rng)
@@ -93,8 +101,11 @@ class Processor:
 
         Raises LoopEnded if it cannot go on: this process must end.
         """
-        await self._loops.survive(self._heartbeat)
         start = self._loops.start
+        until_end = [start(CLEAN_INTERVAL_S, self._cleaning.step), start(ARM_INTERVAL_S, self._arm)]
+        await self._loops.survive(self._succeed)
+        await self._loops.survive(self._heartbeat)
+        taking_over = asyncio.create_task(self._loops.survive(self._take_over))
         heartbeat = start(HEARTBEAT_INTERVAL_S, self._heartbeat)
         finding = [
             heartbeat,
@@ -103,14 +114,13 @@ class Processor:
             start(SHARDS_INTERVAL_S, self._membership.read_shards),
             asyncio.create_task(self._sweep_timer.run(self._loops)),
         ]
-        until_end = [start(CLEAN_INTERVAL_S, self._cleaning.step), start(ARM_INTERVAL_S, self._arm)]
         await self._until(stop, {*finding, *until_end})
         grace = self._grace()
         heartbeat.cancel()
         leaving = asyncio.create_task(self._loops.survive(self._membership.leave))
         await asyncio.sleep(grace.hand_over_s)
         ends_s = self._clock.monotonic_s() + grace.drain_s
-        for loop in finding:
+        for loop in (taking_over, *finding):
             loop.cancel()
         await self.runner.drain(grace.drain_s)
         for loop in until_end:
@@ -131,6 +141,24 @@ class Processor:
         await asyncio.wait({leaving, flushing}, timeout=max(LEAVE_S, min(CLEAN_UP_S, left_s)))
         for late in (leaving, flushing):
             late.cancel()
+
+    async def _succeed(self) -> None:
+        """Whose place this is has died: its shards need not wait until that is believed."""
+        held = self.context.held
+        if held.predecessor is not None:
+            await self.context.queue.leave(held.predecessor)
+        held.sign(self.context.id)
+
+    async def _take_over(self) -> None:
+        """What the dead processes of this place held, before any hint is read."""
+        held = self.context.held
+        if not held.left:
+            return
+        await self._are_gone()
+        hints = held.take_over()
+        extra = {"action": "taken_over", "tasks": len(hints)}
+        log.info("claiming %d tasks of a dead process", len(hints), extra=extra)
+        self.runner.take_over(hints)
 
     async def _heartbeat(self) -> None:
         self._watch.look(self.context.queue.pressure(), self.runner.waiting())

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from chalicelib.processing import isolation
 from chalicelib.task_types import Run, handles
 from tests.support.fakes import NativePanic
 from worker.__main__ import main
@@ -106,4 +107,6 @@ async def printing(run: Run) -> str:
 
 
 if __name__ == "__main__":
+    # Each process for a handler imports this module anew, but not what it needs.
+    isolation.preload("worker.__main__", "tests.support.fakes")
     sys.exit(main())
