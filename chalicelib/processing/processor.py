@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from chalicelib.attempts import KILL_AFTER_S
@@ -101,11 +102,10 @@ class Processor:
 
         Raises LoopEnded if it cannot go on: this process must end.
         """
-        start = self._loops.start
-        until_end = [start(CLEAN_INTERVAL_S, self._cleaning.step), start(ARM_INTERVAL_S, self._arm)]
-        await self._loops.survive(self._succeed)
+        await self._succeed()
         await self._loops.survive(self._heartbeat)
         taking_over = asyncio.create_task(self._loops.survive(self._take_over))
+        start = self._loops.start
         heartbeat = start(HEARTBEAT_INTERVAL_S, self._heartbeat)
         finding = [
             heartbeat,
@@ -114,6 +114,7 @@ class Processor:
             start(SHARDS_INTERVAL_S, self._membership.read_shards),
             asyncio.create_task(self._sweep_timer.run(self._loops)),
         ]
+        until_end = [start(CLEAN_INTERVAL_S, self._cleaning.step), start(ARM_INTERVAL_S, self._arm)]
         await self._until(stop, {*finding, *until_end})
         grace = self._grace()
         heartbeat.cancel()
@@ -146,7 +147,10 @@ class Processor:
         """Whose place this is has died: its shards need not wait until that is believed."""
         held = self.context.held
         if held.predecessor is not None:
-            await self.context.queue.leave(held.predecessor)
+            leave = partial(self.context.queue.leave, held.predecessor)
+            leaving = asyncio.create_task(self._loops.survive(leave))
+            await asyncio.wait({leaving}, timeout=LEAVE_S)
+            leaving.cancel()
         held.sign(self.context.id)
 
     async def _take_over(self) -> None:

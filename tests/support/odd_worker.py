@@ -100,6 +100,15 @@ async def regicide(run: Run) -> str:
     return "never"
 
 
+@handles("Clutching")
+async def clutching(run: Run) -> str:
+    """Ends its first process; the second one never gives the interpreter back."""
+    if not run.task.leases_lost:
+        os._exit(3)
+    os.write(2, f"clutching in {os.getpid()}\n".encode())
+    return f"never {sum(range(1 << 50))}"
+
+
 @handles("Printing")
 async def printing(run: Run) -> str:
     print("a stray line")  # noqa: T201 - what a handler must not do
