@@ -26,8 +26,8 @@ SECOND_SIGNAL_AFTER_S = 1.0
 """Signals closer together are one: a terminal and a parent may both send it."""
 DRAIN_WITHIN_S = 6.7
 RESTART_WAIT_S = 0.1
-RESTART_WAIT_MAX_S = 0.8
-"""A place stands empty for so long at most: what the dead process held is taken over by the next
+RESTART_WAIT_MAX_S = 0.4
+"""A place is empty for so long at most: what the dead process held is taken over by the next
 one, and must not wait."""
 STABLE_AFTER_S = 10.0
 TURNS_WITHIN_S = 10.0

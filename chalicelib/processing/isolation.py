@@ -13,6 +13,7 @@ import threading
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.reduction import recv_handle, send_handle
 from random import Random
 from typing import Any, Protocol, Self
 
@@ -52,23 +53,29 @@ class Isolated(Protocol):
 
 
 class IsolatedProcess:
-    """Isolated in a child forked from a clean process, which takes a few milliseconds."""
+    """Isolated in a child forked from a clean process, which takes a few milliseconds.
 
-    def __init__(self, process: ForkServerProcess, pipe: "Connection[Any, Any]") -> None:
+    family: an end of a pipe that the child keeps open from before its handler starts until it ends.
+    """
+
+    def __init__(
+        self,
+        process: ForkServerProcess,
+        pipe: "Connection[Any, Any]",
+        family: "Connection[Any, Any] | None",
+    ) -> None:
         self._process = process
         self._pipe = pipe
+        self._family = family
 
     @classmethod
     async def start(cls, run: Run, family: "Connection[Any, Any] | None" = None) -> Self:
-        """Return once the child is ready to run the handler. Cancelling ends the child.
-
-        family: an end of a pipe that the child keeps open while it lives.
-        """
+        """Return once the child is ready to run the handler. Cancelling ends the child."""
         ours, theirs = _processes.Pipe()
         process = _processes.Process(
-            target=_run_in_child, args=(theirs, run.task, run.bar_url, family), daemon=True
+            target=_run_in_child, args=(theirs, run.task, run.bar_url), daemon=True
         )
-        isolated = cls(process, ours)
+        isolated = cls(process, ours, family)
         try:
             await asyncio.to_thread(process.start)
             theirs.close()
@@ -80,7 +87,10 @@ class IsolatedProcess:
         return isolated
 
     async def line(self) -> str:
-        self._pipe.send(None)
+        self._pipe.send(self._family is not None)
+        if self._family is not None:
+            assert self._process.pid is not None
+            send_handle(self._pipe, self._family.fileno(), self._process.pid)
         ok, text = await self._receive()
         if not ok:
             raise HandlerFailed(text)
@@ -110,17 +120,16 @@ class IsolatedProcess:
             raise HandlerDied(f"the handler ended its process, exit code {code}") from None
 
 
-def _run_in_child(
-    pipe: "Connection[Any, Any]",
-    task: Task,
-    bar_url: str,
-    family: "Connection[Any, Any] | None",
-) -> None:
+def _run_in_child(pipe: "Connection[Any, Any]", task: Task, bar_url: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
-    pipe.send(None)
-    pipe.recv()
+    try:
+        pipe.send(None)
+        if pipe.recv():
+            recv_handle(pipe)  # It stays open until this process ends.
+    except (OSError, EOFError):
+        os._exit(1)  # The parent has ended.
     # The kernel ends this process even if the handler never gives the interpreter back.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S + 0.5)

@@ -70,10 +70,9 @@ def test_a_pipe_of_the_family_is_open_while_the_process_lives() -> None:
     async def play() -> None:
         watched, family = multiprocessing.Pipe(duplex=False)
         place = await isolation.IsolatedProcess.start(run_of("Foo"), family)
-        family.close()
-        assert not watched.poll()
         running = asyncio.create_task(place.line())
         await asyncio.sleep(0.2)
+        family.close()
         assert not watched.poll()
         running.cancel()
         await place.end()

@@ -109,6 +109,33 @@ async def clutching(run: Run) -> str:
     return f"never {sum(range(1 << 50))}"
 
 
+@handles("Leaving")
+async def leaving(run: Run) -> str:
+    """Ends its first process, and is well from then on; so are the two below."""
+    if not run.task.leases_lost:
+        await asyncio.sleep(0.1)
+        os._exit(3)
+    return f"Leaving {run.task.id}"
+
+
+@handles("Hungry")
+async def hungry(run: Run) -> str:
+    """Takes more memory than it is allowed."""
+    if not run.task.leases_lost:
+        memory = bytearray(b"\x01") * (GIGABYTE // 4)
+        await asyncio.sleep(5)
+        return f"never {len(memory)}"
+    return f"Hungry {run.task.id}"
+
+
+@handles("Stuck")
+async def stuck(run: Run) -> str:
+    """Blocks its process."""
+    if not run.task.leases_lost:
+        time.sleep(60)  # noqa: TID251 - as above
+    return f"Stuck {run.task.id}"
+
+
 @handles("Printing")
 async def printing(run: Run) -> str:
     print("a stray line")  # noqa: T201 - what a handler must not do
