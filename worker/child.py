@@ -21,7 +21,6 @@ from chalicelib.clock import Clock, SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreUnavailable
 from chalicelib.output import Lines, Outlet
-from chalicelib.processing import isolation
 from chalicelib.processing.context import Context
 from chalicelib.processing.held_claims import HeldClaims
 from chalicelib.processing.isolation import IsolatedProcess
@@ -136,8 +135,6 @@ async def _run(
     for number in ending_signals():
         loop.add_signal_handler(number, stop.set)
     held = HeldClaims(memoryview(shared.claims), clock.monotonic_s())
-    if held.left:
-        isolation.warm_up()
     queue = AlternatorTaskQueue.open(settings, clock)
     isolate = partial(IsolatedProcess.start, family=shared.family)
     context = replace(context_on(queue), isolate=isolate, held=held)

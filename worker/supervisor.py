@@ -25,8 +25,8 @@ LOOK_INTERVAL_S = 0.05
 SECOND_SIGNAL_AFTER_S = 1.0
 """Signals closer together are one: a terminal and a parent may both send it."""
 DRAIN_WITHIN_S = 6.7
-RESTART_WAIT_S = 0.1
-RESTART_WAIT_MAX_S = 0.4
+RESTART_WAIT_S = 0.05
+RESTART_WAIT_MAX_S = 0.25
 """A place is empty for so long at most: what the dead process held is taken over by the next
 one, and must not wait."""
 STABLE_AFTER_S = 10.0

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import recv_handle, send_handle
@@ -31,11 +30,6 @@ def preload(*modules: str) -> None:
 
 
 preload()
-
-
-def warm_up() -> None:
-    """Begin to start the clean process, which takes a moment: a handler will need it soon."""
-    forkserver.ensure_running()
 
 
 class HandlerDied(Exception):

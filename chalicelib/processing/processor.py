@@ -102,10 +102,11 @@ class Processor:
 
         Raises LoopEnded if it cannot go on: this process must end.
         """
-        await self._succeed()
-        await self._loops.survive(self._heartbeat)
-        taking_over = asyncio.create_task(self._loops.survive(self._take_over))
         start = self._loops.start
+        arming = start(ARM_INTERVAL_S, self._arm)
+        await self._succeed()
+        taking_over = asyncio.create_task(self._loops.survive(self._take_over))
+        await self._loops.survive(self._heartbeat)
         heartbeat = start(HEARTBEAT_INTERVAL_S, self._heartbeat)
         finding = [
             heartbeat,
@@ -114,7 +115,7 @@ class Processor:
             start(SHARDS_INTERVAL_S, self._membership.read_shards),
             asyncio.create_task(self._sweep_timer.run(self._loops)),
         ]
-        until_end = [start(CLEAN_INTERVAL_S, self._cleaning.step), start(ARM_INTERVAL_S, self._arm)]
+        until_end = [start(CLEAN_INTERVAL_S, self._cleaning.step), arming]
         await self._until(stop, {*finding, *until_end})
         grace = self._grace()
         heartbeat.cancel()
