@@ -104,9 +104,7 @@ class Processor:
         """
         start = self._loops.start
         arming = start(ARM_INTERVAL_S, self._arm)
-        await self._succeed()
-        taking_over = asyncio.create_task(self._loops.survive(self._take_over))
-        await self._loops.survive(self._heartbeat)
+        taking_over = await self._begin()
         heartbeat = start(HEARTBEAT_INTERVAL_S, self._heartbeat)
         finding = [
             heartbeat,
@@ -115,8 +113,8 @@ class Processor:
             start(SHARDS_INTERVAL_S, self._membership.read_shards),
             asyncio.create_task(self._sweep_timer.run(self._loops)),
         ]
-        until_end = [start(CLEAN_INTERVAL_S, self._cleaning.step), arming]
-        await self._until(stop, {*finding, *until_end})
+        cleaning = start(CLEAN_INTERVAL_S, self._cleaning.step)
+        await self._until(stop, {*finding, cleaning, arming})
         grace = self._grace()
         heartbeat.cancel()
         leaving = asyncio.create_task(self._loops.survive(self._membership.leave))
@@ -125,8 +123,8 @@ class Processor:
         for loop in (taking_over, *finding):
             loop.cancel()
         await self.runner.drain(grace.drain_s)
-        for loop in until_end:
-            loop.cancel()
+        cleaning.cancel()
+        arming.cancel()
         await self._last_writes(leaving, ends_s - self._clock.monotonic_s())
 
     async def _until(self, stop: asyncio.Event, loops: Set[asyncio.Task[None]]) -> None:
@@ -143,6 +141,13 @@ class Processor:
         await asyncio.wait({leaving, flushing}, timeout=max(LEAVE_S, min(CLEAN_UP_S, left_s)))
         for late in (leaving, flushing):
             late.cancel()
+
+    async def _begin(self) -> asyncio.Task[None]:
+        """The first heartbeat, and beside it the takeover: that goes on, and is returned."""
+        await self._succeed()
+        taking_over = asyncio.create_task(self._loops.survive(self._take_over))
+        await self._loops.survive(self._heartbeat)
+        return taking_over
 
     async def _succeed(self) -> None:
         """Whose place this is has died: its shards need not wait until that is believed."""
