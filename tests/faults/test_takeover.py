@@ -34,7 +34,7 @@ MEMORY_MAX_MIB = 200
 """What takes more is killed, as the kernel does it in a container."""
 DEATHS = {"SIGKILL": 70, "Leaving": 60, "Hungry": 40, "Stuck": 30}
 """How many processes die in each way; but for the first, by a task of this type."""
-EVERY_S = 1.2
+EVERY_S = 1.0
 
 
 def wait(seconds: float) -> None:
@@ -139,12 +139,12 @@ def test_200_deaths_of_processes_that_are_replaced(arena: Arena) -> None:
     reaper = Reaper(arena, worker)
     ways = [way for way, count in DEATHS.items() for _ in range(count)]
     arena.rng.shuffle(ways)
-    load = ["Foo", "Baz", "Quick"] * round(len(ways) * EVERY_S)
+    load = ["Brief", "Baz", "Brief"] * round(len(ways) * EVERY_S)
     with reaper.memory_limit(), arena.load(load, delay_s=1, over_s=len(ways) * EVERY_S):
         for way in ways:
             wait(EVERY_S)
             reaper.kill_any() if way == "SIGKILL" else arena.add(way)
-    arena.wait_done(120)
+    arena.wait_done(200)
     findings = arena.check(recovered_within_s=WITHIN_S)
     died = ways_of(arena, reaper.killed)
     say_how_soon(arena, died)

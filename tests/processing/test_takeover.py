@@ -30,12 +30,13 @@ class Place:
         self.memory = bytearray(memory_bytes(PLACES))
         self.gone = asyncio.Event()
         self.gone.set()
+        self.behind_ms = 0
 
     async def _are_gone(self) -> None:
         await self.gone.wait()
 
     def processor(self, queue: MemoryQueue | None = None) -> Processor:
-        made = self.bench.processor(self.bench.ids(), queue=queue)
+        made = self.bench.processor(self.bench.ids(), queue=queue, offset_ms=-self.behind_ms)
         held = HeldClaims(self.memory, made.context.clock.monotonic_s())
         context = replace(made.context, held=held)
         return Processor(context, NoWatchdog(), kind="worker", are_gone=self._are_gone)
@@ -315,6 +316,23 @@ def test_claims_that_the_dead_sent_and_are_applied_late_are_taken_over() -> None
     done = bench.now(task)
     assert (done.state, done.attempt) == (TaskState.COMPLETED, 2)
     assert starts_ms(done)[1] <= 1_200 + 200 + SOON_MS
+
+
+def test_claims_of_the_dead_are_remembered_while_they_may_still_come() -> None:
+    """The heir's clock is behind: it is told that the task is not due. Then the claim arrives."""
+    bench = new_bench()
+    (task,) = bench.add("slow", delay_s=1)
+
+    async def play() -> None:
+        place = Place(bench)
+        await place.live(1.1, Cut(bench, "claim", is_applied=True, late_s=0.15))
+        place.behind_ms = 200
+        await place.live(6, dies=False)
+
+    run_virtually(play)
+    done = bench.now(task)
+    assert (done.state, done.attempt) == (TaskState.COMPLETED, 2)
+    assert starts_ms(done)[1] <= 2_000
 
 
 def test_a_late_settlement_of_the_dead_is_refused() -> None:

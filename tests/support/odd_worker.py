@@ -109,6 +109,12 @@ async def clutching(run: Run) -> str:
     return f"never {sum(range(1 << 50))}"
 
 
+@handles("Brief")
+async def brief(run: Run) -> str:
+    await asyncio.sleep(1)
+    return f"Brief {run.task.id}"
+
+
 @handles("Leaving")
 async def leaving(run: Run) -> str:
     """Ends its first process, and is well from then on; so are the two below."""
