@@ -28,13 +28,13 @@ from tests.faults.arena import Arena, say
 pytestmark = [pytest.mark.faults, pytest.mark.wall_clock]
 
 ODD = "tests.support.odd_worker"
-PROCESSES = 4
+PROCESSES = 3
 WITHIN_S = 1.5
 MEMORY_MAX_MIB = 200
 """What takes more is killed, as the kernel does it in a container."""
 DEATHS = {"SIGKILL": 70, "Leaving": 60, "Hungry": 40, "Stuck": 30}
 """How many processes die in each way; but for the first, by a task of this type."""
-EVERY_S = 1.0
+EVERY_S = 2.0
 
 
 def wait(seconds: float) -> None:
@@ -139,7 +139,7 @@ def test_200_deaths_of_processes_that_are_replaced(arena: Arena) -> None:
     reaper = Reaper(arena, worker)
     ways = [way for way, count in DEATHS.items() for _ in range(count)]
     arena.rng.shuffle(ways)
-    load = ["Brief", "Baz", "Brief"] * round(len(ways) * EVERY_S)
+    load = ["Brief", "Baz", "Brief"] * len(ways)
     with reaper.memory_limit(), arena.load(load, delay_s=1, over_s=len(ways) * EVERY_S):
         for way in ways:
             wait(EVERY_S)
