@@ -39,10 +39,11 @@ bench: packages engine $(if $(PEERS),peers) ## Measure speed and cost: PEERS=1 b
 charts: peers ## Draw what `make bench PEERS=1` measured last into docs/
 	@exec .venv-bench/bin/python bench/charts.py .bench/latest.json docs
 
-check: packages ## Check format, lint, import rules and types
+check: packages ## Check format, lint, import rules, types, and packages for known holes
 	@$(python) -m ruff format --check .
 	@$(python) -m ruff check .
 	@$(python) -m mypy
+	@$(python) -m local.audit
 
 clean: ## Remove what was installed and cached; the tasks in .data stay
 	@rm -rf .venv .venv-bench node_modules .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

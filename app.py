@@ -1,22 +1,32 @@
 """Entry point of Lambda and of `chalice local`: the views and the tick. Wiring only."""
 
+import contextvars
 import functools
 import os
 import threading
 import uuid
 from typing import Any, cast
 
-from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response
+from chalice.app import Chalice, CloudWatchEvent, IAMAuthorizer, Rate, Request, Response
 
 from chalicelib import log
 from chalicelib.api import endpoints
+from chalicelib.api.access import needed_scope
 from chalicelib.api.endpoints import Api
 from chalicelib.api.failures import errors_as_responses, replace_chalice_errors
+from chalicelib.api.middleware import Middleware
+from chalicelib.api.server_timing import server_timing
+from chalicelib.api.settings import ApiSettings, Auth
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.clock import StoreClock
+from chalicelib.wakeups.sender import Sender
 
 app = Chalice(app_name="scheduler", configure_logs=False)
+api_settings = functools.cache(ApiSettings.from_env)
+middleware = Middleware(app.routes, lambda: api_settings())
+app.register_middleware(server_timing, "http")
+app.register_middleware(middleware, "http")
 app.register_middleware(replace_chalice_errors, "http")
 
 ANY: list[str] = []
@@ -27,7 +37,7 @@ if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
 if os.environ.get("AWS_CHALICE_CLI_MODE") == "true":
     from local import gateway  # It needs chalice.local; neither of them is deployed.
 
-    gateway.patch_chalice_local()
+    gateway.patch_chalice_local(middleware)
 
 _making = threading.Lock()
 
@@ -39,13 +49,14 @@ def _made() -> Api:
     clock = StoreClock(SystemClock())
     settings = Settings.from_env()
     store = AlternatorTaskStore.connect(settings, clock)
-    return Api(store, clock, new_id=lambda: str(uuid.uuid4()), shards=settings.shards)
+    sender = Sender.of(settings, clock)
+    return Api(store, clock, lambda: str(uuid.uuid4()), settings, sender, api_settings())
 
 
 def service() -> Api:
     """The one Api of this process, made and verified when it is first needed."""
-    with _making:
-        made = _made()
+    with _making:  # Nothing that it starts belongs to the request that came first.
+        made = contextvars.Context().run(_made)
     made.readiness.verify_once()
     return made
 
@@ -119,6 +130,31 @@ def ready() -> Response:
 @errors_as_responses
 def openapi() -> Response:
     return endpoints.openapi()
+
+
+@errors_as_responses
+def preflight(**_: str) -> Response:
+    return endpoints.preflight(app.routes[request().path])
+
+
+def add_preflights() -> None:
+    """Have API Gateway pass on what browsers ask first; without CORS_ORIGINS, they ask in vain."""
+    for path in list(app.routes):
+        app.route(path, methods=["OPTIONS"], content_types=ANY, name="preflight")(preflight)
+
+
+def add_iam() -> None:
+    """Have API Gateway check who calls, wherever a key would be needed."""
+    for path, methods in app.routes.items():
+        for method, view in methods.items():
+            if needed_scope(method, path) is not None:
+                view.authorizer = IAMAuthorizer()
+
+
+if os.environ.get("CORS_ORIGINS"):
+    add_preflights()
+if os.environ.get("API_AUTH") == Auth.IAM:
+    add_iam()
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES), name="tick")

@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from bench import machine, proxy
@@ -16,6 +17,7 @@ from bench.report import Row, middle
 from local.settings import ROOT
 
 CREATES = 1_000
+SPREAD_MS = 300_000
 SHOWN = 10
 COLD_MS = 350.0
 PATIENCE_S = 120.0
@@ -25,50 +27,77 @@ def create(options: Options) -> list[Row]:
     """What a create sends, and what CPU it costs."""
     count = min(CREATES, options.tasks)
     with machine.turn(options.lock), machine.engine() as engine:
-        counts = _counted(engine, count)
+        later = _counted(engine, count, SPREAD_MS)
+        now = _counted(engine, count, 0)
         cpu = _process(["create", str(count)], engine.port)
-    return [_requests(counts, count), _cpu(cpu)]
+    return [
+        _requests("requests, create", f"{count} of them for the next 5 minutes", later, count),
+        _requests("requests, create now", f"{count} of them for now", now, count),
+        _cpu(cpu),
+    ]
 
 
-def _counted(engine: machine.Engine, count: int) -> Counter[str]:
+class Started:
+    """A process of bench.api_process that does its work when it is told to go."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdin and process.stdout
+        self._in, self._out = process.stdin, process.stdout
+        self._out.readline()
+
+    def go(self) -> None:
+        self._in.write("go\n")
+        self._in.flush()
+
+    def wait(self) -> None:
+        self._out.readline()
+
+
+@contextmanager
+def started(arguments: list[str], port: int, **env: str) -> Iterator[Started]:
+    """It is ready, and ends with the block."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.api_process", *arguments],
+        cwd=ROOT,
+        env={**_env(port), **env},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield Started(process)
+        finally:
+            process.kill()
+
+
+def _counted(engine: machine.Engine, count: int, spread_ms: int) -> Counter[str]:
     """Requests to the store of so many creates, by operation, after the first of the process."""
-    command = [sys.executable, "-m", "bench.api_process", "count", str(count)]
     with (
         proxy.counting(engine.port) as edge,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=_env(edge.port),
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process,
+        machine.workers(engine, 1),
+        started(["count", str(count), str(spread_ms)], edge.port) as creating,
     ):
-        assert process.stdin and process.stdout
-        process.stdout.readline()
         before = edge.now()
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        process.stdout.readline()
-        counts = edge.now() - before
-        process.stdin.close()
-    return counts
+        creating.go()
+        creating.wait()
+        return edge.now() - before
 
 
-def _requests(counts: Mapping[str, int], count: int) -> Row:
+def _requests(name: str, which: str, counts: Mapping[str, int], count: int) -> Row:
     # Its client looks for nodes from time to time: no request of a create.
     writes = {action: n for action, n in counts.items() if action != "-"}
     requests = sum(writes.values()) / count
     return Row(
-        name="requests, create",
-        what=f"store requests of a POST /task, {count} of them for the next 5 minutes",
+        name=name,
+        what=f"store requests of a POST /task, {which}",
         figure=requests,
         unit="a task",
-        goal="<= 2.05",
-        met=requests <= 2.05,
+        goal="<= 2.1",
+        met=requests <= 2.1,
         note="One batch of rows, one conditional put, and once a bucket and shard its"
-        " directory rows. After the first request of the process.",
+        " directory rows. For now: a look at the fleet every 2 s. After the first request of the"
+        " process.",
         details={"requests": writes},
     )
 

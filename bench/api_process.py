@@ -1,11 +1,13 @@
-"""`python -m bench.api_process create N | count N | cold`: the API in a process of its own.
+"""`python -m bench.api_process PART [NUMBER …]`: the API in a process of its own.
 
-It calls `app(event, context)` as Lambda does, and prints what it measured as one line of JSON.
+PART is one of the functions create, count, now and cold. It calls `app(event, context)` as Lambda
+does, and prints what it measured as one line of JSON.
 """
 
 import json
 import sys
 import time
+from random import Random
 from typing import Any
 
 BLOCK = 50
@@ -67,16 +69,33 @@ def cold() -> None:
     })  # fmt: skip
 
 
-def count(creates: int) -> None:
-    """Create one task, then wait for a line, then create all."""
+def count(creates: int, spread_ms: int) -> None:
+    """Create one task, then wait for a line, then create all, due within `spread_ms`."""
     import app
 
     now_ms = round(time.time() * 1000)
-    post(app.app, now_ms + SPREAD_MS)
+    post(app.app, now_ms + spread_ms)
     show("ready")
     sys.stdin.readline()
     for number in range(creates):
-        post(app.app, now_ms + number * SPREAD_MS // creates)
+        post(app.app, now_ms + number * spread_ms // creates)
+    show("done")
+    sys.stdin.readline()
+
+
+def now(creates: int, rate: int, soon_ms: int) -> None:
+    """Wait for a line, then create so many a second, at odd moments, each due within `soon_ms`."""
+    import app
+
+    rng = Random()
+    post(app.app, round(time.time() * 1000) + 60 * SPREAD_MS)
+    show("ready")
+    sys.stdin.readline()
+    next_s = time.time()
+    for _ in range(creates):
+        next_s += rng.uniform(0, 2) / rate
+        time.sleep(max(0.0, next_s - time.time()))
+        post(app.app, round(time.time() * 1000) + rng.randint(0, soon_ms))
     show("done")
     sys.stdin.readline()
 
@@ -105,11 +124,12 @@ def bare(app: Any, at_ms: int) -> float:
     import uuid
 
     from chalicelib.config import Settings
-    from chalicelib.store.alternator import requests, time_index
+    from chalicelib.store.alternator import requests, rows
+    from chalicelib.store.alternator.places import Indexes
     from chalicelib.task import Task
 
     client, settings = app.service().store._client, Settings.from_env()
-    indexes = time_index.Indexes(settings.table_prefix, settings.shards)
+    indexes = Indexes(settings.table_prefix, settings.shards)
     task = Task.new(
         id=str(uuid.uuid4()),
         type="Baz",
@@ -117,10 +137,10 @@ def bare(app: Any, at_ms: int) -> float:
         now_ms=at_ms,
         token=str(uuid.uuid4()),
     )
-    (rows,) = time_index.batches(indexes.rows(task))
+    (put_rows,) = rows.batches(indexes.rows(indexes.placed(task, 0)))
     put = requests.create(f"{settings.table_prefix}tasks", task)
     began_s = time.process_time()
-    client.decide(rows)
+    client.decide(put_rows)
     client.decide(put, key=task.id)
     return time.process_time() - began_s
 
@@ -134,7 +154,9 @@ def main() -> None:
     if what == "cold":
         cold()
     elif what == "count":
-        count(int(numbers[0]))
+        count(*map(int, numbers))
+    elif what == "now":
+        now(*map(int, numbers))
     else:
         create(int(numbers[0]))
 

@@ -1,6 +1,7 @@
 """Tasks put fast and directly: the rows and records that creates, and runs, would have left."""
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -8,10 +9,11 @@ from random import Random
 
 from bench import lean
 from chalicelib.config import Settings
-from chalicelib.store.alternator import requests, time_index
+from chalicelib.store.alternator import density, requests, rows, timeline
+from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.requests import Request
-from chalicelib.store.alternator.time_index import Indexes
-from chalicelib.task import Task
+from chalicelib.store.alternator.timeline import TimeBucket
+from chalicelib.task import Task, TaskState
 
 BATCH = 25
 CHUNK = 5_000
@@ -47,20 +49,49 @@ class Maker:
         return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
 
 
+class Filling:
+    """Places for tasks: a bucket is opened after as many rows as it is on average by creates."""
+
+    def __init__(self, indexes: Indexes, rows: Sequence[int] = density.ROWS) -> None:
+        self.opened: dict[TimeBucket, None] = {}
+        self._indexes = indexes
+        self._rows = rows
+        self._counts: Counter[TimeBucket] = Counter()
+
+    def open(self, level: int, time_ms: int) -> None:
+        """From now on, rows of this time are put at this level."""
+        self.opened[self._indexes.all.path(level, time_ms)[-1]] = None
+
+    def placed(self, task: Task) -> Task:
+        level, time_ms = 0, task.send_ts_ms
+        for bucket in self._indexes.all.path(timeline.DEEPEST, time_ms):
+            if bucket not in self.opened:
+                self._counts[bucket] += 1
+                if self._counts[bucket] >= self._rows[level]:
+                    self.open(bucket.level, time_ms)
+                break
+            level = bucket.level
+        task = self._indexes.placed(task, level)
+        return self._indexes.placed_failed(task, 0) if task.state is TaskState.FAILED else task
+
+
+def placed(settings: Settings, tasks: Iterable[Task]) -> list[Task]:
+    """Tasks with the places that creates would have given them."""
+    filling = Filling(Indexes(settings.table_prefix, settings.shards))
+    return [filling.placed(task) for task in tasks]
+
+
 def put(port: int, settings: Settings, tasks: Iterable[Task]) -> None:
-    """Directory, rows, then records, as a create orders them."""
+    """Names, rows, then records, as a create orders them."""
     indexes = Indexes(settings.table_prefix, settings.shards)
-    rest = iter(tasks)
+    filling, rest = Filling(indexes), iter(tasks)
     while chunk := list(islice(rest, CHUNK)):
-        named = {
-            row: None
-            for task in chunk
-            for index, time_ms in _places(indexes, task)
-            for row in index.directory_rows(time_ms, task.id)
-        }
-        _send(port, time_index.batches(named))
-        _send(port, time_index.batches(row for task in chunk for row in indexes.rows(task)))
-        _send(port, _records(f"{settings.table_prefix}tasks", chunk))
+        made = [task if task.place else filling.placed(task) for task in chunk]
+        buckets = dict.fromkeys(bucket for task in made for bucket in indexes.buckets(task))
+        _send(port, rows.batches(row for bucket in buckets for row in bucket.names))
+        _send(port, rows.batches(row for task in made for row in indexes.rows(task)))
+        _send(port, _records(f"{settings.table_prefix}tasks", made))
+    _send(port, rows.batches(row for bucket in filling.opened for row in bucket.names))
 
 
 def runs(settings: Settings, maker: Maker, tasks: Sequence[Task]) -> list[lean.Chain]:
@@ -85,19 +116,13 @@ def with_cleaning(
     joined: list[lean.Chain] = []
     for start in range(0, len(tasks), BATCH):
         part = tasks[start : start + BATCH]
-        finished = [replace(task, due_at_ms=None) for task in part]
-        kept = {row[:3] for task in finished for row in indexes.rows(task)}
-        rows = [row for task in part for row in indexes.rows(task) if row[:3] not in kept]
-        cleaning = [lean.encoded(request) for request in time_index.batches(rows, delete=True)]
+        finished = [replace(task, state=TaskState.COMPLETED, due_at_ms=None) for task in part]
+        gone = [row for task in finished for row in indexes.obsolete(task)]
+        gone += [indexes.hint_row(task) for task in part]
+        cleaning = [lean.encoded(request) for request in rows.batches(gone, delete=True)]
         requests_ = [request for chain in chains[start : start + BATCH] for request in chain]
         joined.append([*requests_, *cleaning])
     return joined
-
-
-def _places(indexes: Indexes, task: Task) -> list[tuple[time_index.TimeIndex, int]]:
-    if task.due_at_ms is None:
-        return [(indexes.all, task.send_ts_ms)]
-    return indexes.times(task)
 
 
 def _records(table: str, tasks: Sequence[Task]) -> Iterator[Request]:

@@ -1,14 +1,14 @@
 """Settings, read from the environment and checked once."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
-from chalicelib.env import integer, refused, seconds, url
+from chalicelib.env import integer, refused, seconds, secret_line, switch, url
 from chalicelib.errors import InvalidSetting
 
 BAR_URL = "https://www.whattimeisitrightnow.com/"
@@ -25,12 +25,15 @@ class Settings:
     table_prefix: put before the name of each table.
     shards: parts of the time indexes; more of them carry more tasks a second.
     batch_size: tasks that one processor runs at a time.
+    wakeup: whether wake-up messages are sent and taken. wakeup_address: the IP address at which
+    others reach this machine; None: that of its connection to the store. wakeup_port: the UDP port
+    of the first process; 0: the system chooses.
     """
 
     endpoints: tuple[str, ...] = ("http://127.0.0.1:8001",)
     region: str = "us-east-1"
     user: str = "local"
-    secret: str = "local"
+    secret: str = field(default="local", repr=False)
     ca_file: str | None = None
     table_prefix: str = ""
     shards: int = 16
@@ -38,6 +41,9 @@ class Settings:
     lookahead_s: float = 2.0
     poll_interval_s: float = 0.8
     bar_url: str = BAR_URL
+    wakeup: bool = True
+    wakeup_address: str | None = None
+    wakeup_port: int = 0
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
@@ -47,7 +53,7 @@ class Settings:
             endpoints=_endpoints(env.get("ALTERNATOR_ENDPOINTS", "http://127.0.0.1:8001")),
             region=env.get("ALTERNATOR_REGION") or "us-east-1",
             user=env.get("ALTERNATOR_USER") or "local",
-            secret=_secret(env),
+            secret=secret_line(env, "ALTERNATOR_SECRET") or "local",
             ca_file=env.get("ALTERNATOR_CA_FILE") or None,
             table_prefix=_prefix("TABLE_PREFIX", env.get("TABLE_PREFIX", "")),
             shards=integer(env, "SHARDS", 16, 1, 4096),
@@ -55,6 +61,9 @@ class Settings:
             lookahead_s=seconds(env, "LOOKAHEAD_S", 2.0, 0.1, 60),
             poll_interval_s=seconds(env, "POLL_INTERVAL_S", 0.8, 0.05, 30),
             bar_url=url("BAR_URL", env.get("BAR_URL") or BAR_URL),
+            wakeup=switch(env, "WAKEUP"),
+            wakeup_address=_address("WAKEUP_ADDRESS", env.get("WAKEUP_ADDRESS", "")),
+            wakeup_port=integer(env, "WAKEUP_PORT", 0, 0, 65_535),
         )._checked()
 
     def _checked(self) -> Self:
@@ -77,25 +86,18 @@ def _endpoints(text: str) -> tuple[str, ...]:
     return urls
 
 
-def _secret(env: Mapping[str, str]) -> str:
-    """No error holds any of it."""
-    given, name = env.get("ALTERNATOR_SECRET"), env.get("ALTERNATOR_SECRET_FILE")
-    if not name:
-        return given or "local"
-    if given:
-        raise InvalidSetting("ALTERNATOR_SECRET and ALTERNATOR_SECRET_FILE are both set: keep one")
-    subject = f"ALTERNATOR_SECRET_FILE={name!r}:"
+def _address(name: str, text: str) -> str | None:
+    """One that others can send to."""
+    if not text:
+        return None
     try:
-        secret = Path(name).read_text(encoding="utf-8").removesuffix("\n")
-    except OSError as error:
-        raise InvalidSetting(f"{subject} it cannot be read ({error.strerror})") from error
+        address = ipaddress.ip_address(text)
+        is_usable = not (address.is_unspecified or address.is_multicast or address.is_link_local)
     except ValueError:
-        raise InvalidSetting(f"{subject} it cannot be read (not UTF-8)") from None
-    if not secret.strip():
-        raise InvalidSetting(f"{subject} it is empty")
-    if "\n" in secret:
-        raise InvalidSetting(f"{subject} expected nothing but the secret in one line")
-    return secret
+        is_usable = False
+    if not is_usable:
+        raise refused(name, text, "an IP address at which others reach this machine")
+    return str(address)
 
 
 def _prefix(name: str, text: str) -> str:

@@ -2,6 +2,7 @@
 variable, what it holds and what was expected. An empty variable counts as unset."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from chalicelib.errors import InvalidSetting
@@ -49,4 +50,35 @@ def url(name: str, text: str, expected: str = URL_EXPECTED) -> str:
         is_usable = False
     if not is_usable:
         raise refused(name, text, expected)
+    return text
+
+
+def secret(env: Env, name: str) -> str | None:
+    """What NAME holds, or the file that NAME_FILE names, without its last line break.
+
+    None if neither is set. No error shows any of it.
+    """
+    given, path = env.get(name), env.get(f"{name}_FILE")
+    if not path:
+        return given or None
+    if given:
+        raise InvalidSetting(f"{name} and {name}_FILE are both set: keep one")
+    subject = f"{name}_FILE={path!r}:"
+    try:
+        text = Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except OSError as error:
+        raise InvalidSetting(f"{subject} it cannot be read ({error.strerror})") from error
+    except ValueError:
+        raise InvalidSetting(f"{subject} it cannot be read (not UTF-8)") from None
+    if not text.strip():
+        raise InvalidSetting(f"{subject} it is empty")
+    return text
+
+
+def secret_line(env: Env, name: str) -> str | None:
+    """The same, for a secret of which a file holds nothing else, in one line."""
+    text = secret(env, name)
+    if text is not None and "\n" in text and (path := env.get(f"{name}_FILE")):
+        subject = f"{name}_FILE={path!r}:"
+        raise InvalidSetting(f"{subject} expected nothing but the secret in one line")
     return text

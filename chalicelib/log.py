@@ -1,7 +1,8 @@
 """Structured logs: one JSON object a line, on stderr.
 
 Every line has a sentence (`message`) and an `action` that machines can key on. Of one kind, ten
-lines within ten seconds are written; one line then counts the others.
+lines within ten seconds are written; one line then counts the others. Lines about writes of known
+callers are all written. What is logged for a request, or for its task, has its `request_id`.
 """
 
 import contextlib
@@ -15,12 +16,15 @@ from typing import Any
 
 from chalicelib.clock import Clock, SystemClock
 from chalicelib.output import Outlet, TextOutlet
+from chalicelib.request_id import REQUEST_ID
 
 WAITING_MAX = 1_000
 """How many lines may wait for a stalled reader; further ones are dropped and counted."""
 FLUSH_WITHIN_S = 0.5
 WHOLE_MAX = 10
 WITHIN_S = 10.0
+ALWAYS_WHOLE = frozenset({"write"})
+"""Actions of which each line is written."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -57,7 +61,10 @@ class Repeats:
         self._kinds: dict[tuple[Any, ...], Kind] = {}
 
     def admits(self, record: logging.LogRecord) -> bool:
-        key = (record.name, record.levelno, getattr(record, "action", None), record.msg)
+        action = getattr(record, "action", None)
+        if action in ALWAYS_WHOLE:
+            return True
+        key = (record.name, record.levelno, action, record.msg)
         kind = self._kinds.setdefault(key, Kind(self._clock.monotonic_s()))
         kind.count += 1
         if kind.count <= WHOLE_MAX:
@@ -87,6 +94,8 @@ class Handler(logging.StreamHandler[Any]):
         self.setFormatter(JsonFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
+        if (request_id := REQUEST_ID.get()) is not None:
+            vars(record).setdefault("request_id", request_id)
         self.look()
         if self._repeats.admits(record):
             super().emit(record)

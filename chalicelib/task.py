@@ -11,7 +11,7 @@ Everything but a running task under its lease can be deleted.
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
@@ -77,6 +77,8 @@ class TaskRecord:
     given_back: attempts that count neither as failures nor as lost leases: those that ended without
     running the handler, and all from before the task was last run again.
     payload: what the client gave for the handler, as the text of a JSON object.
+    request_id: of the request that created it; None in records of earlier versions.
+    place: where the store keeps the rows that lead to the task; only the store writes and reads it.
     attempts: one for each claim, oldest first; only the last can be running.
     """
 
@@ -94,6 +96,8 @@ class TaskRecord:
     error: str | None = None
     purge_at_s: int | None = None
     payload: str | None = None
+    request_id: str | None = None
+    place: str | None = field(default=None, compare=False)
     attempts: Attempts = ()
 
     @property
@@ -176,6 +180,7 @@ class Task(TaskRecord):
         now_ms: int,
         token: str,
         payload: str | None = None,
+        request_id: str | None = None,
     ) -> Self:
         """A task as it is first stored: due at its time, or now if that has passed."""
         return cls(
@@ -186,6 +191,7 @@ class Task(TaskRecord):
             due_at_ms=max(send_ts_ms, now_ms),
             token=token,
             payload=payload,
+            request_id=request_id,
         )
 
     def claimed(self, *, now_ms: int, claim: str, processor: str) -> Self:

@@ -1,6 +1,6 @@
 """A client of the scheduler: one typed module on `requests`, to import or to copy.
 
-    scheduler = SchedulerClient("http://127.0.0.1:8000")
+    scheduler = SchedulerClient("http://127.0.0.1:8000")  # , key="schedkey_…"
     task = scheduler.create("Foo", datetime.now(UTC) + timedelta(minutes=5))
     for task in scheduler.list(states=["failed"]):
         print(task["id"], task["error"])
@@ -53,6 +53,7 @@ class Task(TypedDict):
     lateness_ms: int | None
     result: str | None
     error: str | None
+    request_id: str | None
     payload: NotRequired[dict[str, Any]]
 
 
@@ -125,22 +126,36 @@ class Unavailable(ApiError):
     """No usable answer after all tries: what was asked may have been done, or be done later."""
 
 
+class BearerKey(requests.auth.AuthBase):
+    """Sends an API key. As `auth` it goes before a .netrc, and is not sent on to another host."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
 class SchedulerClient:
     """Calls the API at `base_url`. One for each thread.
 
-    timeout_s: for each answer. tries: how often a call is sent at most.
+    key: the API key, where the service asks for one. timeout_s: for each answer. tries: how often a
+    call is sent at most.
     """
 
     def __init__(
         self,
         base_url: str,
         *,
+        key: str | None = None,
         timeout_s: float = 15.0,
         tries: int = 5,
         session: requests.Session | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._base_url = base_url.rstrip("/")
+        self._auth = BearerKey(key) if key else None
         self._timeout_s = timeout_s
         self._tries = tries
         self._session = session or requests.Session()
@@ -252,7 +267,7 @@ class SchedulerClient:
             answer = None
             try:
                 answer = self._session.request(
-                    method, url, params=query, timeout=self._timeout_s, **message
+                    method, url, params=query, auth=self._auth, timeout=self._timeout_s, **message
                 )
                 if answer.ok:
                     return answer.json() if answer.content else None

@@ -1,9 +1,10 @@
 """`python -m deploy provision`: make a ScyllaDB cluster fit for the service; again changes nothing.
 `python -m deploy doctor`: what is wrong with one, and how to fix it; exit 1 if anything is.
+`python -m deploy key NAME --scope write`: a new API key, and its entry for API_KEYS.
 
 The service's environment tells where the cluster is (ALTERNATOR_ENDPOINTS, TABLE_PREFIX, …); user
 and secret must be allowed to create tables. CQL_USER and CQL_PASSWORD: a role that may alter tables
-and make roles, where the cluster asks for one.
+and make roles, where the cluster asks for one. CQL_PASSWORD_FILE: a file that holds the password.
 """
 
 import argparse
@@ -14,13 +15,16 @@ from pathlib import Path
 from chalicelib import log
 from chalicelib.clock import SystemClock, pause
 from chalicelib.errors import SchedulerError
+from deploy import key, provision
 from deploy import options as deploy_options
-from deploy import provision
 from deploy.options import Options
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
+    if given.command == "key":
+        key.make(given.name, given.scope, print)
+        return 0
     log.set_up()
     try:
         options = Options.of(given)
@@ -53,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="say what would be sent, and why; send nothing"
     )
     deploy_options.add_to(commands.add_parser("doctor", help="say what is wrong with a cluster"))
+    key.add_to(commands.add_parser("key", help="make an API key"))
     return parser
 
 

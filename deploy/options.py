@@ -3,12 +3,13 @@
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
 from chalicelib.config import Settings
+from chalicelib.env import secret_line
 from chalicelib.errors import InvalidSetting
 from deploy import plan
 
@@ -28,7 +29,7 @@ class Options:
     cql_hosts: tuple[str, ...]
     cql_port: int = 9042
     cql_user: str = ""
-    cql_password: str = ""
+    cql_password: str = field(default="", repr=False)
     cql_tls: bool = False
     role: str | None = "scheduler"
     secret_file: Path | None = None
@@ -56,7 +57,7 @@ class Options:
             cql_hosts=hosts or tuple(urlsplit(url).hostname or "" for url in settings.endpoints),
             cql_port=given.cql_port,
             cql_user=env.get("CQL_USER", ""),
-            cql_password=env.get("CQL_PASSWORD", ""),
+            cql_password=secret_line(env, "CQL_PASSWORD") or "",
             cql_tls=given.cql_tls,
             role=plan.checked_role(given.role) if given.role else None,
             secret_file=given.secret_file,

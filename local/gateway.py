@@ -17,11 +17,13 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from chalice import local
-from chalice.app import Chalice
+from chalice.app import Chalice, Request
 from chalice.config import Config
 
 from chalicelib import log
 from chalicelib.api.failures import internal_error
+from chalicelib.api.headers import REQUEST_ID_HEADER, common_headers, request_id_of
+from chalicelib.api.middleware import Middleware
 from chalicelib.api.request import body_bytes_max, too_large
 from chalicelib.api.responses import HttpError
 from chalicelib.clock import Clock, Sleep, SystemClock, pause
@@ -46,8 +48,9 @@ NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def patch_chalice_local() -> None:
+def patch_chalice_local(middleware: Middleware) -> None:
     """Have `chalice local` use the classes below, and log to stderr instead of stdout."""
+    Gateway.middleware = middleware
     local.LocalDevServer = Server  # type: ignore[misc, assignment]
     log.set_up_apart(SystemClock())
 
@@ -97,16 +100,34 @@ class Server(local.LocalDevServer):
 
 
 class Gateway(local.LocalGateway):
-    """Any path and any method get the app's own kind of answer. There are no authorizers."""
+    """Any path and any method get the app's own kind of answer. There are no authorizers.
+
+    middleware: the app's, which tells what is refused by its head alone.
+    """
+
+    middleware: Middleware
+
+    def refuses(self, method: str, path: str, headers: Message) -> bool:
+        """Whether a request is refused by its head alone: nobody need read its body."""
+        try:
+            request = Request(self._event(method, path, headers, b""))
+        except ValueError:
+            return False
+        return self.middleware.refusal(request) is not None
 
     def answer(self, method: str, path: str, headers: Message, body: bytes) -> dict[str, Any]:
         """What the app answers, as API Gateway takes it."""
         try:
-            event = self._generate_lambda_event(method, path, dict(headers), body)
-            event["multiValueHeaders"] = {name: headers.get_all(name) for name in headers}
+            event = self._event(method, path, headers, body)
         except ValueError:
             return unknown_path(path.partition("?")[0]).response().to_dict()
         return self._app_object(event, self._generate_lambda_context())
+
+    def _event(self, method: str, path: str, headers: Message, body: bytes) -> dict[str, Any]:
+        """Raises ValueError for a path without a view."""
+        event = self._generate_lambda_event(method, path, dict(headers), body)
+        event["multiValueHeaders"] = {name: headers.get_all(name) for name in headers}
+        return event
 
 
 class RequestHandler(BaseHTTPRequestHandler):
@@ -141,6 +162,7 @@ class RequestHandler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         """Every method is handled by the app, invented ones too."""
         self.close_connection = True
+        self.headers = Message()
         if not self._has_begun():
             return
         self._input.expect(HEAD_S, HEAD_S)
@@ -223,6 +245,8 @@ class RequestHandler(BaseHTTPRequestHandler):
         if LENGTH.fullmatch(length) and int(length) > bytes_max:
             self._refuse(too_large(bytes_max))
             return False
+        if self.gateway.refuses(self.command, self.path, self.headers):
+            return True
         proceed = super().handle_expect_100()
         self.wfile.flush()
         return proceed
@@ -240,7 +264,7 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         try:
-            body = self._read_body()
+            body = self._wanted_body()
         except HttpError as error:
             self._send(error.response().to_dict())
             return
@@ -264,15 +288,20 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.connection.settimeout(ANSWER_IDLE_S)
         status, body = response["statusCode"], response["body"].encode()
         self.send_response(status)
-        for name, value in response["headers"].items():
+        headers = answer_headers(response, self.headers, closes=self.close_connection)
+        for name, value in headers.items():
             self.send_header(name, value)
-        if status != HTTPStatus.NO_CONTENT:
-            self.send_header("Content-Length", str(len(body)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def _wanted_body(self) -> bytes:
+        """None of a request whose head is refused: then the connection is given up."""
+        has_body = "Transfer-Encoding" in self.headers or self.headers["Content-Length"]
+        if has_body and self.gateway.refuses(self.command, self.path, self.headers):
+            self.close_connection = self._has_unread = True
+            return b""
+        return self._read_body()
 
     def _read_body(self) -> bytes:
         """The whole body. If HttpError is raised, the connection is closed unless it was read."""
@@ -301,10 +330,21 @@ class RequestHandler(BaseHTTPRequestHandler):
         return b"".join(kept)
 
 
+def answer_headers(
+    response: Mapping[str, Any], asked: Message, *, closes: bool
+) -> Mapping[str, str]:
+    """Those of an answer, whoever made it. asked: the head of the request, as far as it came."""
+    request_id = request_id_of(asked.get_all(REQUEST_ID_HEADER, []))
+    headers: dict[str, str] = common_headers(request_id) | response["headers"]
+    if response["statusCode"] != HTTPStatus.NO_CONTENT:
+        headers["Content-Length"] = str(len(response["body"].encode()))
+    return headers | ({"Connection": "close"} if closes else {})
+
+
 def full_answer() -> bytes:
     """To whom no place can be made."""
     response = server_busy().response().to_dict()
     body: bytes = response["body"].encode()
-    headers = {**response["headers"], "Content-Length": len(body), "Connection": "close"}
+    headers = answer_headers(response, Message(), closes=True)
     lines = [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join(["HTTP/1.1 503 Service Unavailable", *lines, "", ""]).encode() + body

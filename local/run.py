@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
+from chalicelib.api.settings import ApiSettings
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreUnavailable
@@ -30,6 +31,7 @@ def run(settings: LocalSettings, clock: Clock) -> None:
     Raises InvalidSetting or StartFailed if it cannot be started; nothing is left running then.
     """
     Settings.from_env()
+    ApiSettings.from_env()
     engine.must_be_free("PORT", settings.port)
     signals = Signals(clock)
     signals.install()
@@ -86,7 +88,7 @@ def _start(settings: LocalSettings, engine_url: str, supervisor: Supervisor, clo
         supervisor.start(_api(settings, env, clock))
         supervisor.start(*_processors(settings, env, clock))
         supervisor.wait_until(
-            lambda: engine.fetch(f"{settings.url}/task?limit=1") is not None, "the API", START_S
+            lambda: engine.fetch(f"{settings.url}/ready") is not None, "the API", START_S
         )
         supervisor.wait_until(
             lambda: _live_workers(store, started_ms) >= settings.workers,

@@ -1,7 +1,8 @@
 """`python -m local task create|show|list|retry|delete|watch|explain`: tasks, from a command line.
 
-SCHEDULER_URL tells where the API is (default http://127.0.0.1:8000). Exit code: 0 done, 1 not found
-or failed, 2 wrong usage, 3 the service does not answer.
+SCHEDULER_URL tells where the API is (default http://127.0.0.1:8000). SCHEDULER_KEY holds an API
+key, if it asks for one, or SCHEDULER_KEY_FILE names a file that does. Exit code: 0 done, 1 not
+found, not allowed or failed, 2 wrong usage, 3 the service does not answer.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from urllib.parse import urlsplit
 import requests
 
 from chalicelib.clock import Clock, Sleep, SystemClock, pause
+from chalicelib.env import secret_line
+from chalicelib.errors import InvalidSetting
 from client.scheduler_client import ApiError, Attempt, SchedulerClient, Task, Unavailable, rfc3339
 from local.processes import say
 
@@ -41,15 +44,18 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 def main(arguments: Sequence[str], clock: Clock | None = None, sleep: Sleep = pause) -> int:
     """Returns the exit code; wrong arguments exit by themselves."""
     options = _parser().parse_args(arguments)
-    url = os.environ.get("SCHEDULER_URL") or URL
-    commands = Commands(_client(url, sleep), options, clock or SystemClock(), sleep)
     try:
+        client = _client(os.environ, sleep)
+        commands = Commands(client, options, clock or SystemClock(), sleep)
         code: int = getattr(commands, options.command)()
         sys.stdout.flush()
         return code
     except ApiError as error:
         say(str(error))
         return _exit_code(error)
+    except InvalidSetting as error:
+        say(str(error))
+        return USAGE
     except BrokenPipeError:  # Whoever read our lines has enough of them.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -227,11 +233,14 @@ def _exit_code(error: ApiError) -> int:
     return USAGE if error.code == 400 else FAILED
 
 
-def _client(url: str, sleep: Callable[[float], object]) -> SchedulerClient:
+def _client(env: Mapping[str, str], sleep: Callable[[float], object]) -> SchedulerClient:
+    """Raises InvalidSetting for a key that cannot be read."""
+    url = env.get("SCHEDULER_URL") or URL
     session = requests.Session()
     # A proxy of the environment does not lead to this machine.
     session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
-    return SchedulerClient(url, session=session, sleep=sleep)
+    key = secret_line(env, "SCHEDULER_KEY")
+    return SchedulerClient(url, key=key and key.strip(), session=session, sleep=sleep)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,5 @@
-"""`python -m local verify LEDGER...`: was the promise kept? Says in one line what it found.
+"""`python -m local verify LEDGER...`: was the promise kept? Says in one line what it found. With
+`--rows`: whether each task of the store has exactly the rows that it should have, in a line too.
 
 Exit 0 if it was kept, 1 if it was broken (the first breaches go to stderr), 2 for input that
 cannot be used.
@@ -9,7 +10,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from chalicelib.task import Task
 from local.evidence import DEATH, STORE_EVENTS, Death, Event, Evidence, Slow
 from local.findings import Findings
 from local.judge import judge
+from local.store_check import RowFindings, check_rows
 
 BEGINNING = '{"event": '
 BREACHES_SHOWN = 20
@@ -122,23 +124,34 @@ def verify(
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
-        settings = Settings.from_env(_env(options))
-        findings = verify(
+        all_findings = list(_found(options, Settings.from_env(_env(options)), SystemClock()))
+    except (Unusable, SchedulerError) as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return 2
+    for findings in all_findings:
+        for breach in findings.breaches[:BREACHES_SHOWN]:
+            print(f"{breach.kind}: {breach.task}: {breach.what}", file=sys.stderr)
+        print(findings.line())
+    return 0 if all(findings.is_kept for findings in all_findings) else 1
+
+
+def _found(
+    options: argparse.Namespace, settings: Settings, clock: Clock
+) -> Iterator[Findings | RowFindings]:
+    if not options.ledgers and not options.rows:
+        raise Unusable("name a LEDGER, or --rows, or both")
+    if options.ledgers:
+        yield verify(
             options.ledgers,
             settings,
-            SystemClock(),
+            clock,
             acknowledged=options.acknowledged,
             lines=options.lines,
             grace_s=options.grace,
             recovered_within_s=options.recovered_within,
         )
-    except (Unusable, SchedulerError) as error:
-        print(f"verify: {error}", file=sys.stderr)
-        return 2
-    for breach in findings.breaches[:BREACHES_SHOWN]:
-        print(f"{breach.kind}: {breach.task}: {breach.what}", file=sys.stderr)
-    print(findings.line())
-    return 0 if findings.is_kept else 1
+    if options.rows:
+        yield check_rows(settings, clock)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,7 +160,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Tell from ledgers and the store whether the promise was kept.",
         epilog="Exit 0: kept. 1: broken. 2: input that cannot be used.",
     )
-    parser.add_argument("ledgers", nargs="+", type=Path, metavar="LEDGER")
+    parser.add_argument("ledgers", nargs="*", type=Path, metavar="LEDGER")
+    parser.add_argument("--rows", action="store_true", help="check the rows that lead to tasks")
     parser.add_argument("--endpoints", metavar="URLS", help="in place of ALTERNATOR_ENDPOINTS")
     parser.add_argument("--prefix", metavar="TEXT", help="in place of TABLE_PREFIX")
     parser.add_argument(

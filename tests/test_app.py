@@ -81,6 +81,32 @@ def test_a_setting_that_cannot_be_used_is_an_internal_error(
     assert "SHARDS" in caplog.text
 
 
+def test_on_lambda_nothing_is_open_that_was_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "api")
+    entry.api_settings.cache_clear()
+    try:
+        http = Caller(entry.app, project_dir=str(ROOT)).http
+        expect_error(http.get("/task"), 403, "Forbidden")
+        assert http.get("/health").status_code == 200
+    finally:
+        entry.api_settings.cache_clear()
+
+
+@pytest.mark.wall_clock
+def test_preflights_are_there_for_sites_that_are_named() -> None:
+    code = "import app; print(*('OPTIONS' in views for views in app.app.routes.values()))"
+    for env, there in (({"CORS_ORIGINS": "https://a.example.org"}, "True"), ({}, "False")):
+        answer = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], **env},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert set(answer.stdout.split()) == {there}
+
+
 def test_the_tick_has_the_time_that_lambda_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Context:
         def get_remaining_time_in_millis(self) -> int:

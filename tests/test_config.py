@@ -20,10 +20,18 @@ def test_settings_are_read() -> None:
         "POLL_INTERVAL_S": "0.25",
         "BAR_URL": "http://localhost:1/",
         "TABLE_PREFIX": "x_",
+        "WAKEUP": "off",
+        "WAKEUP_ADDRESS": "FD00::7",
+        "WAKEUP_PORT": "7700",
     }
     settings = Settings.from_env(env)
     assert settings.endpoints == ("https://a:9001", "https://b:9001")
     assert (settings.shards, settings.batch_size, settings.poll_interval_s) == (32, 7, 0.25)
+    assert (settings.wakeup, settings.wakeup_address, settings.wakeup_port) == (
+        False,
+        "fd00::7",
+        7700,
+    )
     assert (settings.bar_url, settings.table_prefix) == ("http://localhost:1/", "x_")
 
 
@@ -42,6 +50,12 @@ def test_settings_are_read() -> None:
         ("POLL_INTERVAL_S", "often"),
         ("BAR_URL", "ftp://x"),
         ("TABLE_PREFIX", "no spaces"),
+        ("WAKEUP", "maybe"),
+        ("WAKEUP_ADDRESS", "worker-1"),
+        ("WAKEUP_ADDRESS", "0.0.0.0"),
+        ("WAKEUP_ADDRESS", "fe80::1"),
+        ("WAKEUP_ADDRESS", "10.0.0.1:77"),
+        ("WAKEUP_PORT", "65536"),
     ],
 )
 def test_unusable_setting_is_named(name: str, value: str) -> None:

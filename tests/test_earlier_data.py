@@ -6,6 +6,7 @@ worker was killed while one task ran and another one waited for a retry.
 
 import asyncio
 import gzip
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -133,6 +134,11 @@ class Service:
         keys = [(row["slot"]["S"], row["at"]["S"]) for row in rows]
         return {at.partition("#")[2] for of, at in keys if "#" in at and of.startswith(slot)}
 
+    def slots(self) -> set[str]:
+        """The partitions of the timeline that have rows of tasks."""
+        rows = self.client.items(requests.scan("timeline", 0, 1, None))
+        return {row["slot"]["S"] for row in rows if "#" in row["at"]["S"]}
+
 
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
@@ -169,6 +175,7 @@ def test_every_task_is_as_it_was_stored(service: Service) -> None:
         assert (task["state"], task["attempt"]) == ("scheduled", 0)
         assert (task["type"], task["send_ts"]) == (type, send_ts)
         assert task.get("payload") == ({} if id == WITH_PAYLOAD else None)
+        assert task["request_id"] is None
     failed = service.shown(f"/task/{FAILED}")
     assert (failed["type"], failed["state"], failed["attempt"]) == ("Bar", "failed", 3)
     assert failed["error"].startswith("ClientConnectorError: Cannot connect to host")
@@ -219,10 +226,40 @@ def test_a_processor_finishes_what_was_left(service: Service) -> None:
     assert outcomes(service, RETRIED) == ["retried", "retried", "completed"]
 
 
-def test_a_sweep_finds_every_row_that_is_needed_and_no_other(service: Service) -> None:
-    assert service.sweep() == 1, "a hint for the end of the lost lease"
+def test_a_sweep_moves_every_row_that_is_needed_and_leaves_no_other(service: Service) -> None:
+    earlier = re.compile(r"(all|open)\d")
+    assert any(map(earlier.match, service.slots())), "as the earlier version put them"
+    assert service.sweep() > 0
+    assert not any(map(earlier.match, service.slots()))
     service.process(5.0)
+    service.sweep()
     assert service.sweep() == 0
     assert service.rows("schedule") == {*SCHEDULED}
-    assert service.rows("timeline", "open") == {*SCHEDULED}
-    assert service.rows("timeline", "all") == ALL
+    assert service.rows("timeline", "open/") == {*SCHEDULED}
+    assert service.rows("timeline", "all/") == ALL
+    assert service.rows("timeline", "failed/") == {FAILED}
+    expect_lists_after_the_run(service)
+
+
+def test_lists_are_right_before_anything_is_moved(service: Service) -> None:
+    service.process(5.0)
+    expect_lists_after_the_run(service)
+    assert service.http.post(f"/task/{FAILED}/retry").status_code == 200
+    assert service.listed("state=scheduled") == {*SCHEDULED, FAILED}
+    assert service.http.delete(f"/task/{FAILED}").status_code == 204
+    assert service.http.delete(f"/task/{WITH_KEY}").status_code == 204
+    assert service.listed("") == ALL - {FAILED, WITH_KEY}
+    service.sweep()
+    gone = {FAILED, WITH_KEY}
+    assert not gone & (service.rows("timeline") | service.rows("schedule"))
+
+
+def expect_lists_after_the_run(service: Service) -> None:
+    assert service.listed("") == ALL
+    assert service.listed("state=completed") == {*COMPLETED, RUNNING, RETRIED}
+    assert service.listed("state=failed") == {FAILED}
+    assert service.listed("state=scheduled") == {*SCHEDULED}
+    assert service.listed("state=scheduled&state=failed&order=desc") == {*SCHEDULED, FAILED}
+    assert service.listed("state=scheduled&type=Foo") == {
+        id for id, (type, _) in SCHEDULED.items() if type == "Foo"
+    }

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from chalicelib import log
+from tests.support.fakes import FakeClock
 
 
 def test_log_lines_are_json_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,3 +26,10 @@ def test_log_lines_are_json_on_stderr(capsys: pytest.CaptureFixture[str]) -> Non
     assert printed.out == ""
     assert (line["message"], line["action"], line["level"]) == ("it broke", "broken", "error")
     assert "ValueError: why" in line["exception"]
+
+
+def test_lines_about_writes_are_not_summed() -> None:
+    repeats = log.Repeats(FakeClock())
+    for action, whole in (("write", 50), ("refused", log.WHOLE_MAX)):
+        record = logging.makeLogRecord({"name": "api", "msg": "%s", "action": action})
+        assert sum(repeats.admits(record) for _ in range(50)) == whole

@@ -30,7 +30,11 @@ TASK_TYPES = "chalicelib.task_types"
 PROCESSING = "chalicelib.processing"
 TICK = "chalicelib.processing.tick"
 API = "chalicelib.api"
-STORE_SEEN = {"chalicelib.store.contract", "chalicelib.store.ownership", "chalicelib.store.clock"}
+WAKEUPS = "chalicelib.wakeups"
+STORE_SEEN = {
+    "chalicelib.store.contract", "chalicelib.store.ownership", "chalicelib.store.clock",
+    "chalicelib.store.cost",
+}  # fmt: skip
 """What the rooms above see of the store."""
 
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
@@ -39,12 +43,14 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     ALTERNATOR: frozenset({GROUND, STORE, ALTERNATOR, WIRE}),
     WIRE: frozenset({
         GROUND, WIRE, "chalicelib.store.contract", "chalicelib.store.clock",
+        "chalicelib.store.cost",
         "chalicelib.store.alternator.requests", "chalicelib.store.alternator.outcome",
     }),
     TASK_TYPES: frozenset({GROUND, TASK_TYPES}),
-    PROCESSING: frozenset({GROUND, PROCESSING, TICK, TASK_TYPES, *STORE_SEEN}),
+    WAKEUPS: frozenset({GROUND, WAKEUPS, *STORE_SEEN}),
+    PROCESSING: frozenset({GROUND, PROCESSING, TICK, TASK_TYPES, WAKEUPS, *STORE_SEEN}),
     TICK: frozenset({GROUND, PROCESSING, TASK_TYPES, *STORE_SEEN, ALTERNATOR}),
-    API: frozenset({GROUND, API, TASK_TYPES, *STORE_SEEN}),
+    API: frozenset({GROUND, API, TASK_TYPES, WAKEUPS, *STORE_SEEN}),
 }  # fmt: skip
 """Rooms, and single files of rooms. A file belongs to the narrowest room that holds it."""
 

@@ -30,6 +30,7 @@ from chalicelib.store.alternator import outcome, tables
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.store.clock import StoreClock
+from chalicelib.wakeups.listener import Listener
 from worker.ending import ending_signals
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ async def _run(
     settings: Settings,
     shared: Shared,
     clock: Clock,
-    context_on: Callable[[AlternatorTaskQueue], Context],
+    context_on: Callable[..., Context],
     lines: Lines,
 ) -> None:
     stop = asyncio.Event()
@@ -137,7 +138,9 @@ async def _run(
     held = HeldClaims(memoryview(shared.claims), clock.monotonic_s())
     queue = AlternatorTaskQueue.open(settings, clock)
     isolate = partial(IsolatedProcess.start, family=shared.family)
-    context = replace(context_on(queue), isolate=isolate, held=held)
+    context = replace(
+        context_on(queue, listener=await Listener.open(settings)), isolate=isolate, held=held
+    )
     noting = asyncio.create_task(_note_turns(shared.turned_s, clock, lines))
     try:
         await Processor(context, shared, kind="worker", are_gone=shared.are_gone).run(stop)

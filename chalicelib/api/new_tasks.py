@@ -9,9 +9,27 @@ from chalicelib.errors import InvalidRequest
 from chalicelib.task_types import HANDLERS, payload
 
 BATCH_MAX = 100
+DAY_MS = 86_400_000
 
 _FIELDS = ("type", "send_ts", "payload")
 _BATCH = f"an array of 1 to {BATCH_MAX} tasks"
+
+
+class Horizon(NamedTuple):
+    """How far ahead a send_ts may be. days: 0 for any."""
+
+    days: int
+    now_ms: int
+
+    def check(self, send_ts: str, send_ts_ms: int) -> None:
+        """Raises InvalidRequest. send_ts: as it came."""
+        if self.days and send_ts_ms - self.now_ms > self.days * DAY_MS:
+            message, expected = "send_ts is too far ahead.", f"at most {self.days} days from now"
+            raise InvalidRequest.of(message, "send_ts", send_ts, expected)
+
+
+END_OF_TIME = Horizon(0, 0)
+"""A time may be as late as RFC 3339 can say: the end of the year 9999."""
 
 
 class NewTask(NamedTuple):
@@ -22,11 +40,13 @@ class NewTask(NamedTuple):
     payload: str | None
 
 
-def new_task(fields: Mapping[str, Any]) -> NewTask:
+def new_task(fields: Mapping[str, Any], horizon: Horizon = END_OF_TIME) -> NewTask:
     """From an object of `type`, `send_ts` and perhaps `payload`. Raises InvalidRequest."""
     check_names("field", fields, _FIELDS)
     task_type = one_of("type", string(fields, "type", "a task type"), HANDLERS)
-    send_ts_ms = time_ms("send_ts", string(fields, "send_ts", times.TIME_EXPECTED))
+    send_ts = string(fields, "send_ts", times.TIME_EXPECTED)
+    send_ts_ms = time_ms("send_ts", send_ts)
+    horizon.check(send_ts, send_ts_ms)
     text = payload.checked(fields.get("payload", {}), task_type, HANDLERS[task_type])
     return NewTask(
         type=task_type,
@@ -35,7 +55,9 @@ def new_task(fields: Mapping[str, Any]) -> NewTask:
     )
 
 
-def new_tasks(fields: Mapping[str, Any]) -> Sequence[NewTask | InvalidRequest]:
+def new_tasks(
+    fields: Mapping[str, Any], horizon: Horizon = END_OF_TIME
+) -> Sequence[NewTask | InvalidRequest]:
     """From {"tasks": […]}. What is wrong with one task stands in its place.
 
     Raises InvalidRequest for what is wrong with the whole.
@@ -50,14 +72,14 @@ def new_tasks(fields: Mapping[str, Any]) -> Sequence[NewTask | InvalidRequest]:
     if not 1 <= len(tasks) <= BATCH_MAX:
         got = f"{len(tasks)} tasks"
         raise InvalidRequest.of("So many tasks are no batch.", "tasks", got, _BATCH)
-    return [_new_task_or_error(task) for task in tasks]
+    return [_new_task_or_error(task, horizon) for task in tasks]
 
 
-def _new_task_or_error(task: object) -> NewTask | InvalidRequest:
+def _new_task_or_error(task: object, horizon: Horizon) -> NewTask | InvalidRequest:
     if not isinstance(task, dict):
         got = payload.shown(task)
         return InvalidRequest.of("A task must be a JSON object.", "task", got, "a JSON object")
     try:
-        return new_task(task)
+        return new_task(task, horizon)
     except InvalidRequest as error:
         return error

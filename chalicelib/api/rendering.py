@@ -24,6 +24,7 @@ def task_json(task: Task) -> dict[str, object]:
         "lateness_ms": task.lateness_ms,
         "result": task.result,
         "error": task.error,
+        "request_id": task.request_id,
     }
     return fields if task.payload is None else fields | {"payload": json.loads(task.payload)}
 

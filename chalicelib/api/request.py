@@ -62,10 +62,15 @@ def path_task_id(segment: str) -> str:
 
 def header(request: Request, name: str) -> str | None:
     """The value of a header, None if it was not sent. Raises InvalidRequest for several values."""
-    # The local server and API Gateway give all values; Chalice keeps the last one only.
-    sent = request.to_original_event().get("multiValueHeaders") or {}
-    values = [value for key in sent if key.lower() == name.lower() for value in sent[key]]
+    values = _sent_values(request, name)
     return _one_value(name, values) if values else request.headers.get(name)
+
+
+def header_values(request: Request, name: str) -> Sequence[str]:
+    """All values of a header, without the blanks around them."""
+    sent = _sent_values(request, name)
+    values = sent or ([request.headers[name]] if name in request.headers else [])
+    return [value.strip() for value in values]
 
 
 def body_bytes_max(path: str) -> int:
@@ -80,6 +85,12 @@ def too_large(bytes_max: int) -> HttpError:
         "The body is too large.",
         details={"field": "body", "expected": f"at most {bytes_max} bytes"},
     )
+
+
+def _sent_values(request: Request, name: str) -> Sequence[str]:
+    """The local server and API Gateway give all values; Chalice keeps the last one only."""
+    sent = request.to_original_event().get("multiValueHeaders") or {}
+    return [value for key in sent if key.lower() == name.lower() for value in sent[key]]
 
 
 def _is_usable(key: str) -> bool:

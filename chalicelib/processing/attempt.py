@@ -16,6 +16,7 @@ from chalicelib.processing import obsolete
 from chalicelib.processing.context import Context
 from chalicelib.processing.execution import Execution
 from chalicelib.processing.obsolete import Again
+from chalicelib.request_id import REQUEST_ID
 from chalicelib.store.contract import Hint, Refused
 from chalicelib.task import FINISHED, Task, TaskState
 
@@ -41,9 +42,13 @@ class Claim:
 class Attempts:
     """Makes attempts for one processor, any number side by side."""
 
-    def __init__(self, context: Context, execution: Execution) -> None:
+    def __init__(
+        self, context: Context, execution: Execution, scheduled: Callable[[Hint], None]
+    ) -> None:
+        """scheduled: called with the new hint of a task that its settlement scheduled again."""
         self._context = context
         self._execution = execution
+        self._scheduled = scheduled
         self._queue = context.queue
         self._clock = context.clock
         self._rng = context.rng
@@ -84,10 +89,13 @@ class Attempts:
             return await obsolete.looked_at(claim.hint, answer.task, self._queue, now_ms)
         self._counts["claimed"] += 1
         self._record("claim", answer)
+        of_claim = REQUEST_ID.set(answer.request_id)
         try:
             return await self._see_through(claim, answer)
         except StoreUnavailable as error:
             return self._left_to_its_lease(claim, error)
+        finally:
+            REQUEST_ID.reset(of_claim)
 
     async def _answered(self, claim: Claim) -> Task | Refused:
         """What came of the claim; it takes the place of those of the dead."""
@@ -125,6 +133,8 @@ class Attempts:
         if settled.state is TaskState.COMPLETED and settled.result is not None:
             self._context.emit(settled.result)
             self._record("print", settled, line=settled.result)
+        if settled.due_at_ms is not None:
+            self._scheduled(hint._replace(due_at_ms=settled.due_at_ms))
         await self._clean_up(hint, settled)
         self._counts[settled.state] += 1
         if settled.state is not TaskState.COMPLETED:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Self
+from typing import Protocol, Self
 
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
@@ -15,6 +15,18 @@ from chalicelib.processing.isolation import Isolated, IsolatedProcess
 from chalicelib.processing.ledger import Record, no_record
 from chalicelib.store.contract import TaskQueue
 from chalicelib.task_types import HANDLERS, Handler, Run
+from chalicelib.wakeups.sender import Sender
+
+
+class Listening(Protocol):
+    """A Listener. address: where others reach it."""
+
+    address: str
+
+    def start(self, take: Callable[[bytes], None]) -> None:
+        """From now on `take` is called with each datagram, until close()."""
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +34,8 @@ class Context:
     """id: of the processor. emit: prints one line. is_held_up: whether lines do not leave; then no
     task is claimed. isolate: makes a process of its own for a handler. record: takes note of what
     happens. held: what is claimed, for whoever takes the place of this process. counts: what
-    happened so far.
+    happened so far. listener: where wake-up messages arrive. sender: sends them. Both are None
+    where there are none.
     """
 
     id: str
@@ -37,6 +50,8 @@ class Context:
     record: Record = no_record
     held: HeldClaims = field(default_factory=lambda: HeldClaims(bytearray(), 0.0))
     counts: Counter[str] = field(default_factory=Counter)
+    listener: Listening | None = None
+    sender: Sender | None = None
 
     @classmethod
     def of(
@@ -46,6 +61,7 @@ class Context:
         clock: Clock,
         lines: Lines,
         record: Record = no_record,
+        listener: Listening | None = None,
     ) -> Self:
         """For a new processor."""
         return cls(
@@ -57,4 +73,6 @@ class Context:
             emit=lines,
             is_held_up=lines.is_held_up,
             record=record,
+            listener=listener,
+            sender=Sender.of(settings, clock),
         )

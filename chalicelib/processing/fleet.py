@@ -64,6 +64,10 @@ class Fleet:
         }
         return tuple(sorted(alive | {self.me}))
 
+    def others(self, now_s: float) -> list[Heartbeat]:
+        """The heartbeats of the other live ones."""
+        return [self._rows[id][0] for id in self.live(now_s) if id != self.me]
+
     def least_interval_s(self, now_s: float) -> float:
         """The shortest interval of heartbeats of a live other one; infinite if there is none."""
         others = self._rows.keys() & set(self.live(now_s)) - {self.me}

@@ -18,7 +18,7 @@ from chalicelib.store.contract import Hint
 
 TYPE_BYTES_MAX = 63
 """A task type with a longer name is not noted here; its tasks wait for their leases."""
-_BODY = struct.Struct(f"=16s16sqd{TYPE_BYTES_MAX + 1}p")
+_BODY = struct.Struct(f"=16s16sqId{TYPE_BYTES_MAX + 1}p")
 _CHECK = struct.Struct("=I")
 _ENTRY_BYTES = _BODY.size + _CHECK.size
 _ENTRIES_PER_PLACE = 4
@@ -79,7 +79,7 @@ class HeldClaims:
         if not self._free or len(type) > TYPE_BYTES_MAX:
             return None
         task_id, token = uuid.UUID(hint.id).bytes, uuid.UUID(claim).bytes
-        body = _BODY.pack(task_id, token, hint.due_at_ms, claimed_s, type)
+        body = _BODY.pack(task_id, token, hint.due_at_ms, hint.shard, claimed_s, type)
         number = self._free.popleft()
         self.erase(number)
         start = self._start(number)
@@ -130,8 +130,8 @@ class HeldClaims:
         (check,) = _CHECK.unpack_from(self._memory, start + _BODY.size)
         if check == 0 or check != zlib.crc32(body):
             return None
-        task_id, token, due_at_ms, claimed_s, type = _BODY.unpack(body)
-        hint = Hint(due_at_ms, str(uuid.UUID(bytes=task_id)), type.decode())
+        task_id, token, due_at_ms, shard, claimed_s, type = _BODY.unpack(body)
+        hint = Hint(due_at_ms, str(uuid.UUID(bytes=task_id)), type.decode(), shard)
         return _Entry(claimed_s, hint, str(uuid.UUID(bytes=token)))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+from collections.abc import Sequence
 
 from chalicelib.processing.context import Context
 from chalicelib.processing.fleet import FRESH_LATE_S, Fleet
@@ -34,6 +35,7 @@ class Membership:
         self._clock = context.clock
         self._watch = watch
         self._kind = kind
+        self._wakeup = context.listener.address if context.listener else None
         self._fleet = Fleet(self.me)
         self._looking = asyncio.Lock()
         self._looked_s = self._sent_s = -math.inf
@@ -78,6 +80,7 @@ class Membership:
             written_ms=self._clock.now_ms(),
             interval_ms=round(interval_s * 1000),
             held_back_s=held_back_s,
+            wakeup=self._wakeup,
         )
         self._sent_s, self._sent_interval_s = now_s, interval_s
         await self._queue.put_heartbeat(heartbeat)
@@ -92,6 +95,10 @@ class Membership:
     def live(self) -> tuple[str, ...]:
         """The processors that are not known to be dead, this one among them."""
         return self._fleet.live(self._clock.monotonic_s())
+
+    def others(self) -> Sequence[Heartbeat]:
+        """The heartbeats of the others that are not known to be dead."""
+        return self._fleet.others(self._clock.monotonic_s())
 
     def owners(self) -> dict[int, str]:
         """The processor that owns each shard, by what is known of the fleet now."""

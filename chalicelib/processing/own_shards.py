@@ -9,7 +9,6 @@ from chalicelib.processing.loops import see_through
 from chalicelib.processing.membership import Membership
 from chalicelib.processing.runner import Runner
 from chalicelib.processing.store_watch import StoreWatch
-from chalicelib.task import shard_of
 
 FULL_SCAN_INTERVAL_S = 30.0
 LOOK_BACK_MS = 5_000
@@ -60,7 +59,25 @@ class OwnShards:
         self._scans = {shard: self._scans.get(shard, Scan()) for shard in own}
         self._agenda.forget(self._clock.monotonic_s())
         if not self._has_enough():
-            await see_through(self._read(shard, self._scans[shard]) for shard in own)
+            await self._read_all()
+
+    async def _read_all(self) -> None:
+        """Shards that hold nothing now are found together, unless a full read of one is due."""
+        now_s = self._clock.monotonic_s()
+        scans = self._scans.items()
+        sure = {n for n, scan in scans if scan.resume is not None or now_s >= scan.full_at_s}
+        reads = [self._read(shard, self._scans[shard]) for shard in sorted(sure)]
+        await see_through([*reads, self._read_occupied(self._scans.keys() - sure)])
+
+    async def _read_occupied(self, shards: Set[int]) -> None:
+        if shards:
+            found = await self._context.queue.occupied(
+                shards, since_ms=self._clock.now_ms() - LOOK_BACK_MS, until_ms=self._until_ms()
+            )
+            await see_through(self._read(shard, self._scans[shard]) for shard in sorted(found))
+
+    def _until_ms(self) -> int:
+        return self._clock.now_ms() + round(self._settings.lookahead_s * 1000)
 
     def _has_enough(self) -> bool:
         """Whether the agenda holds more than will be claimed until the next poll.
@@ -76,12 +93,11 @@ class OwnShards:
     def _leave_to_others(self, shards: Set[int]) -> None:
         """Their new owners have read the same hints: who claims them twice wastes a write."""
         if shards:
-            count = self._settings.shards
-            self._agenda.drop(lambda hint: shard_of(hint.id, count) in shards)
+            self._agenda.drop(lambda hint: hint.shard in shards)
 
     async def _read(self, shard: int, scan: Scan) -> None:
         """Oldest first; what the agenda has no room for is read on from there at the next poll."""
-        until_ms = self._clock.now_ms() + round(self._settings.lookahead_s * 1000)
+        until_ms = self._until_ms()
         if scan.resume is None:
             scan.is_full = self._clock.monotonic_s() >= scan.full_at_s
             scan.since_ms = None if scan.is_full else self._clock.now_ms() - LOOK_BACK_MS

@@ -17,6 +17,7 @@ from chalicelib.processing.agenda import Agenda
 from chalicelib.processing.cleaning import Cleaning
 from chalicelib.processing.context import Context
 from chalicelib.processing.execution import Execution
+from chalicelib.processing.inbox import Inbox
 from chalicelib.processing.lookout import LookOut
 from chalicelib.processing.loops import Loops
 from chalicelib.processing.membership import HEARTBEAT_INTERVAL_S, Membership
@@ -24,6 +25,7 @@ from chalicelib.processing.own_shards import OwnShards
 from chalicelib.processing.runner import Runner
 from chalicelib.processing.store_watch import StoreWatch
 from chalicelib.processing.sweep_timer import SweepTimer
+from chalicelib.store.contract import Hint
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +90,11 @@ class Processor:
         self._grace = grace
         self._are_gone = are_gone
         self._execution = Execution(context)
-        self.runner = runner = Runner(context, agenda, self._execution)
         self._loops = Loops(context.clock, context.rng)
         self._watch = watch = StoreWatch(context.clock, context.record)
         self._membership = membership = Membership(context, watch, kind=kind)
+        self.runner = runner = Runner(context, agenda, self._execution, self._hand_over)
+        self._inbox = Inbox(context, agenda, runner)
         self._own_shards = OwnShards(context, membership, agenda, runner, watch)
         self._lookout = LookOut(context, membership, agenda, runner, watch)
         self._cleaning = Cleaning(context, agenda, watch)
@@ -122,6 +125,7 @@ class Processor:
         ends_s = self._clock.monotonic_s() + grace.drain_s
         for loop in (taking_over, *finding):
             loop.cancel()
+        self._inbox.close()
         await self.runner.drain(grace.drain_s)
         cleaning.cancel()
         arming.cancel()
@@ -144,6 +148,7 @@ class Processor:
 
     async def _begin(self) -> asyncio.Task[None]:
         """The first heartbeat, and beside it the takeover: that goes on, and is returned."""
+        self._inbox.open()
         await self._succeed()
         taking_over = asyncio.create_task(self._loops.survive(self._take_over))
         await self._loops.survive(self._heartbeat)
@@ -174,6 +179,10 @@ class Processor:
         self._watch.look(self.context.queue.pressure(), self.runner.waiting())
         held_back_s = self._watch.held_back_s(self.agenda.first_ms(), self._clock.now_ms())
         await self._membership.step(is_busy=self.runner.is_busy, held_back_s=held_back_s)
+
+    def _hand_over(self, hint: Hint) -> None:
+        if self.context.sender is not None:
+            self.context.sender.send([hint], self._membership.others())
 
     async def _arm(self) -> None:
         oldest_s = next(iter(self._execution.kill_at_s.values()), None)

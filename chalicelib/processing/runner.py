@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from chalicelib.attempts import LEASE_MS
@@ -28,14 +28,23 @@ AGAIN_MS = 1_000
 class Runner:
     """running: the attempts under way, by task id. claims: how many were answered so far."""
 
-    def __init__(self, context: Context, agenda: Agenda, execution: Execution) -> None:
+    def __init__(
+        self,
+        context: Context,
+        agenda: Agenda,
+        execution: Execution,
+        hand_over: Callable[[Hint], None] = lambda hint: None,
+    ) -> None:
+        """hand_over: tells others of a task that is due soon, when this one claims no more."""
         self.running: dict[str, asyncio.Task[None]] = {}
         self.claims = 0
         self._context = context
         self._clock = context.clock
         self._agenda = agenda
         self._execution = execution
-        self._attempts = Attempts(context, execution)
+        self._hand_over = hand_over
+        self._attempts = Attempts(context, execution, self._note_scheduled)
+        self._scheduled: dict[str, Hint] = {}
         self._claiming: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._reported = OncePerSubject()
@@ -143,11 +152,27 @@ class Runner:
             del self.running[hint.id]
             self._claiming.discard(hint.id)
             self._agenda.done(hint)
+            self._take_up(hint.id)
         if again is None:
             self._close(hint)
         else:
             self._put(hint, again.at_ms)
         self.fill()
+
+    def _note_scheduled(self, hint: Hint) -> None:
+        """It can be taken up once this attempt is over."""
+        self._scheduled[hint.id] = hint
+
+    def _take_up(self, task_id: str) -> None:
+        """A task that was scheduled again for soon need not wait until a poll finds it."""
+        hint = self._scheduled.pop(task_id, None)
+        ahead_ms = round(self._context.settings.lookahead_s * 1000)
+        if hint is None or hint.due_at_ms > self._clock.now_ms() + ahead_ms:
+            return
+        if self._execution.stopping:
+            self._hand_over(hint)
+        else:
+            self.offer(hint)
 
     async def _made(self, hint: Hint) -> Again | None:
         """None: the hint needs no further look for now."""

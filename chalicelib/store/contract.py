@@ -42,9 +42,12 @@ class TaskFilter:
     descending: bool = False
 
     @property
-    def walks_open(self) -> bool:
-        """Only unfinished tasks are asked for: their own index answers, never history."""
-        return self.states is not None and self.states <= UNFINISHED
+    def indexes(self) -> Sequence[str]:
+        """The fewest of `all`, `open` (unfinished tasks) and `failed` that lead to all of them."""
+        if self.states is None or TaskState.COMPLETED in self.states:
+            return ["all"]
+        failed = ["failed"] if TaskState.FAILED in self.states else []
+        return [*failed, "open"] if self.states & UNFINISHED else failed
 
     def is_ahead(self, position: Position) -> bool:
         """Whether the position stands behind `after` in the order asked for."""
@@ -135,11 +138,15 @@ class TaskStore(Protocol):
 
 
 class Hint(NamedTuple):
-    """Look at this task at this time. A hint may be stale; the task decides."""
+    """Look at this task at this time. A hint may be stale; the task decides.
+
+    shard: in which its row stands.
+    """
 
     due_at_ms: int
     id: str
     type: str
+    shard: int
 
 
 class HintPage(NamedTuple):
@@ -187,6 +194,7 @@ class Heartbeat:
     written_ms: what the time was for it when it wrote. interval_ms: the next one is to follow
     within this.
     held_back_s: for how long the oldest ready hint has waited for the store's sake; 0 for none.
+    wakeup: the address and UDP port at which it takes wake-up messages; None if it takes none.
     """
 
     processor: str
@@ -194,6 +202,7 @@ class Heartbeat:
     written_ms: int
     interval_ms: int = 1_000
     held_back_s: int = 0
+    wakeup: str | None = None
 
 
 class TaskQueue(Protocol):
@@ -206,6 +215,14 @@ class TaskQueue(Protocol):
 
     async def shards(self) -> Collection[int]:
         """The shards that may hold hints: those configured and those that were used before."""
+
+    async def occupied(
+        self, shards: Collection[int], *, since_ms: int, until_ms: int
+    ) -> Collection[int]:
+        """Those of these shards that may hold hints with since <= due_at < until.
+
+        The others hold none. Of many shards this is asked together: it costs less than `due`.
+        """
 
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None
@@ -269,9 +286,9 @@ class TaskQueue(Protocol):
         """
 
     async def forget_open(self, task: Task) -> None:
-        """Delete the row that lists this finished or deleted task as unfinished, soon.
+        """Delete the rows that list this finished or deleted task as what it is no more, soon.
 
-        It stays, or is soon put again, if the task is run again meanwhile.
+        They stay, or are soon put again, if the task is run again meanwhile.
         """
 
     async def flush(self, *, age_s: float = 0.0) -> None:

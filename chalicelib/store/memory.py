@@ -40,9 +40,15 @@ class Tables:
     tasks: dict[str, Task] = field(default_factory=dict)
     hints: dict[tuple[int, str], str] = field(default_factory=dict)
     open: set[Position] = field(default_factory=set)
+    failed: set[Position] = field(default_factory=set)
     all: set[Position] = field(default_factory=set)
     heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def rows(self) -> int:
+        """How many rows lead to tasks."""
+        return len(self.hints) + len(self.open) + len(self.failed) + len(self.all)
 
 
 class MemoryStore:
@@ -77,8 +83,11 @@ class MemoryStore:
 
     def list(self, filter: TaskFilter) -> TaskPage:
         with self.tables.lock:
-            walked = self.tables.open if filter.walks_open else self.tables.all
-            positions = sorted(walked, reverse=filter.descending)
+            walked: set[Position] = set()
+            positions = sorted(
+                walked.union(*(getattr(self.tables, name) for name in filter.indexes)),
+                reverse=filter.descending,
+            )
             found = [self.tables.tasks[p.id] for p in positions if filter.is_ahead(p)]
         fitting = [task for task in found if filter.accepts(task)]
         page = fitting[: filter.limit]
@@ -134,6 +143,13 @@ class MemoryQueue:
     async def shards(self) -> Collection[int]:
         return range(self.shard_count)
 
+    async def occupied(
+        self, shards: Collection[int], *, since_ms: int, until_ms: int
+    ) -> Collection[int]:
+        times = self.tables.hints
+        found = {shard_of(id, self.shard_count) for at, id in times if since_ms <= at < until_ms}
+        return found.intersection(shards)
+
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None
     ) -> HintPage:
@@ -142,7 +158,7 @@ class MemoryQueue:
             due_at, task_id = resume.split("#")
             low = (int(due_at), task_id + "~")
         found = sorted(
-            Hint(due_at_ms, task_id, task_type)
+            Hint(due_at_ms, task_id, task_type, shard)
             for (due_at_ms, task_id), task_type in self.tables.hints.items()
             if low <= (due_at_ms, task_id)
             and due_at_ms < until_ms
@@ -189,6 +205,8 @@ class MemoryQueue:
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
         if settled.due_at_ms is not None:
             self.tables.hints[settled.due_at_ms, settled.id] = settled.type
+        if settled.state is TaskState.FAILED:
+            self.tables.failed.add(Position(settled.send_ts_ms, settled.id))
         task = self.tables.tasks.get(held.id)
         if task is None or task.claim != held.claim:
             return False
@@ -207,8 +225,11 @@ class MemoryQueue:
         with self.tables.lock:
             stored = self.tables.tasks.get(task.id)
             is_run_again = stored is not None and stored.state in UNFINISHED
+            position = Position(task.send_ts_ms, task.id)
             if task.state is not TaskState.FAILED or not is_run_again:
-                self.tables.open.discard(Position(task.send_ts_ms, task.id))
+                self.tables.open.discard(position)
+            if task.state is not TaskState.FAILED:
+                self.tables.failed.discard(position)
 
     async def flush(self, *, age_s: float = 0.0) -> None:
         """Deletions are made when asked for."""
@@ -240,22 +261,22 @@ def put_rows(tables: Tables, task: Task) -> int:
     """Put what leads to an unfinished task; returns how many rows were missing."""
     assert task.due_at_ms is not None
     position = Position(task.send_ts_ms, task.id)
-    before = len(tables.hints) + len(tables.open) + len(tables.all)
+    before = tables.rows
     tables.hints[task.due_at_ms, task.id] = task.type
     tables.open.add(position)
     tables.all.add(position)
-    return len(tables.hints) + len(tables.open) + len(tables.all) - before
+    return tables.rows - before
 
 
 def drop_rows(tables: Tables, task: Task) -> int:
     """Delete what led to a deleted task; returns how many rows there were."""
     position = Position(task.send_ts_ms, task.id)
-    before = len(tables.hints) + len(tables.open) + len(tables.all)
+    before = tables.rows
     if task.due_at_ms is not None:
         tables.hints.pop((task.due_at_ms, task.id), None)
-    tables.open.discard(position)
-    tables.all.discard(position)
-    return before - len(tables.hints) - len(tables.open) - len(tables.all)
+    for index in (tables.open, tables.failed, tables.all):
+        index.discard(position)
+    return before - tables.rows
 
 
 def repair(tables: Tables, task: Task | None, position: Position, now_ms: int) -> int:

@@ -14,6 +14,7 @@ from tests.support.api_service import Service
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     service = Service()
     monkeypatch.setattr(entry, "service", lambda: service.api)
+    monkeypatch.setattr(entry, "api_settings", lambda: service.settings)
     yield service
 
 

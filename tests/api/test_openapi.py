@@ -16,11 +16,14 @@ from msgspec import Meta, Struct
 
 import app as entry
 from chalicelib import errors
+from chalicelib.api.access import needed_scope
 from chalicelib.api.failures import STATUS_BY_ERROR
 from chalicelib.api.openapi import openapi_document
 from chalicelib.api.responses import TYPE_BY_STATUS
+from chalicelib.api.settings import ApiSettings
 from chalicelib.task_types import HANDLERS, Run
 from local.settings import ROOT
+from tests.support.keys import WRITE, keyed
 from tests.support.local_server import served
 
 
@@ -126,9 +129,25 @@ def test_each_operation_declares_what_can_happen(document: Any) -> None:
             assert {"500", "503"} <= set(operation["responses"]), (path, method)
 
 
+def test_it_tells_who_may_make_each_call(document: Any) -> None:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if method == "parameters":
+                continue
+            scope = needed_scope(method.upper(), path)
+            assert operation["security"] == ([] if scope is None else [{"key": [scope]}, {}])
+            assert ({"401", "403"} <= set(operation["responses"])) is (scope is not None)
+            creates = operation["operationId"] in ("createTask", "createTasks")
+            assert ("429" in operation["responses"]) is creates
+
+
 @pytest.mark.wall_clock
-def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [ApiSettings(), keyed()], ids=["open", "with keys"])
+def test_schemathesis_finds_nothing(
+    tmp_path: Path, settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All phases; tests/schemathesis.toml has what a schema cannot say, with the reasons."""
+    monkeypatch.setattr(entry, "api_settings", lambda: settings)
     with served() as port:
         answer = subprocess.run(
             [
@@ -140,6 +159,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
                 "--max-examples=50",
                 "--workers=1",
                 "--no-color",
+                *(["-H", f"Authorization: Bearer {WRITE}"] if settings.keys else []),
             ],
             cwd=tmp_path,
             capture_output=True,

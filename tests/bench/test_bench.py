@@ -12,7 +12,7 @@ from bench import drive, lean, machine, proxy, report, seed
 from bench.drive import CLOCK, Options
 from bench.report import Row
 from chalicelib.store.alternator import requests
-from chalicelib.store.alternator.time_index import Indexes
+from chalicelib.store.alternator.places import Indexes
 from chalicelib.task import TaskState
 
 pytestmark = pytest.mark.wall_clock
@@ -43,7 +43,7 @@ def test_the_lean_client_does_what_processors_do(processes: int) -> None:
     with machine.engine() as engine, proxy.counting(engine.port) as edge:
         settings = engine.settings
         maker = seed.Maker(CLOCK.now_ms())
-        tasks = [maker.task(CLOCK.now_ms()) for _ in range(60)]
+        tasks = seed.placed(settings, [maker.task(CLOCK.now_ms()) for _ in range(60)])
         seed.put(engine.port, settings, tasks)
         assert {task.id: task for task in drive.stored(engine)} == {t.id: t for t in tasks}
         chains = seed.with_cleaning(settings, tasks, seed.runs(settings, maker, tasks))
@@ -82,11 +82,14 @@ def test_a_run_of_workers_is_counted_whole() -> None:
     assert all(late >= 0 for late in outcome.lateness_ms)
 
 
+CREATE_ROWS = ["requests, create", "requests, create now", "API CPU, create", "cold start"]
+
+
 @pytest.mark.own_engine
 @pytest.mark.parametrize(
     ("parts", "names"),
     [
-        (["create", "cold"], ["requests, create", "API CPU, create", "cold start"]),
+        (["create", "cold"], CREATE_ROWS),
         (["memory"], ["worker memory"]),
     ],
 )
@@ -103,7 +106,9 @@ def test_a_small_run_writes_every_row(parts: list[str], names: list[str], tmp_pa
 
 @pytest.mark.own_engine
 def test_a_create_is_two_requests() -> None:
-    (counted, cpu) = bench.PARTS["create"](Options(tasks=50))
+    (counted, now, cpu) = bench.PARTS["create"](Options(tasks=50))
+    assert now.details["requests"]["PutItem"] == 50
+    assert now.details["requests"].get("Query", 0) <= 10, "looks at the fleet"
     sent = counted.details["requests"]
     assert sent["PutItem"] == 50
     # The rows of each task, and those of the directories of a bucket that was not there.

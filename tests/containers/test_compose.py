@@ -35,6 +35,16 @@ def test_a_task_of_each_type_is_done_by_workers(service: Service) -> None:
     assert types == {"Foo", "200", "Baz"}
 
 
+def test_a_task_for_now_starts_at_once(service: Service) -> None:
+    """Wake-up messages pass between the containers; the ticker, which takes none, owns shards."""
+    wait_for(lambda: len(running(service)) == 2, 10)
+    ids = [id for _ in range(100) for id in service.create("Baz")]
+    late = sorted(task["lateness_ms"] for task in service.wait_completed(ids, 20))
+    print(f"for now: p50 {late[50]} ms, p90 {late[90]} ms, p100 {late[99]} ms")
+    assert late[50] <= 50
+    assert late[90] <= 200
+
+
 def test_every_container_gets_healthy_and_shows_itself_only_here(service: Service) -> None:
     (tables,) = service.containers("tables")
     assert service.docker.inspect(tables)["State"]["ExitCode"] == 0

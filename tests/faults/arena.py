@@ -22,10 +22,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from chalicelib.api.wakeups import WakeUps
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
-from chalicelib.store.alternator import requests, tables, time_index
+from chalicelib.store.alternator import requests, tables
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
@@ -96,13 +97,14 @@ class Arena(Cluster):
     """A cluster behind the fault proxy, with ledgers.
 
     store: what clients use, through the proxy. direct: settings that lead to the engine itself.
-    unknown: creates whose outcome was never learnt.
+    unknown: creates whose outcome was never learnt. wakeups: tell of tasks that were created.
     """
 
     engine: Engine
     direct: Settings
     client: Client
     rng: Random
+    wakeups: WakeUps | None = None
     unknown: list[str] = field(default_factory=list)
     _acknowledging: threading.Lock = field(default_factory=threading.Lock)
 
@@ -163,9 +165,11 @@ class Arena(Cluster):
             token=str(uuid.uuid4()),
         )
         until_s = self.clock.monotonic_s() + BUSY_S
+        if self.wakeups is not None:
+            self.wakeups.prepare([task.due_at_ms])
         while True:
             try:
-                self.store.create(task)
+                self._created(task)
             except StoreBusy:
                 if self.clock.monotonic_s() < until_s:
                     threading.Event().wait(0.5)
@@ -176,6 +180,11 @@ class Arena(Cluster):
                 return None
             self.acknowledge([task.id])
             return task.id
+
+    def _created(self, task: Task) -> None:
+        self.store.create(task)
+        if self.wakeups is not None:
+            self.wakeups.tell([task])
 
     def acknowledge(self, ids: Sequence[str]) -> None:
         with self._acknowledging, open(self.folder / "acknowledged", "a") as file:
@@ -222,12 +231,7 @@ class Arena(Cluster):
 
     async def _put(self, queue: AlternatorTaskQueue, made: Sequence[Task]) -> None:
         """Rows before records, as a create does it, but no record by itself."""
-        indexes = queue._indexes
-        places = [(place, task) for task in made for place in indexes.times(task)]
-        named = [row for (i, ms), task in places for row in i.directory_rows(ms, task.id)]
-        await queue._requester.write(time_index.batches(named))
-        rows = [row for task in made for row in indexes.rows(task)]
-        await queue._requester.write(time_index.batches(rows))
+        made = await queue._rows.put(made, queue._requester.deadline_s())
         table = f"{self.direct.table_prefix}tasks"
         for start in range(0, len(made), 25):
             records = [requests.encode_task(task) for task in made[start : start + 25]]

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from chalicelib.api.wakeups import WakeUps
 from local.findings import Findings
 from tests.faults.arena import CLIENTS, Arena, Done, family_of, opened, say, send
 from tests.faults.plan import Plan, evenly
+from tests.faults.post import BadPost
 
 FAULT_RATE = 0.04
 WORKERS = 3
@@ -164,6 +166,9 @@ def wait(seconds: float) -> None:
 def run(arena: Arena, tasks: int, seconds: float) -> Findings:
     """Tasks come and things happen until all were created; then all must get done."""
     arena.set_plan(evenly(FAULT_RATE))
+    post = BadPost(Random(arena.rng.random()))
+    sender = post.sender(arena.settings, arena.clock)
+    arena.wakeups = WakeUps(arena.store, sender, arena.clock, arena.settings)
     chaos = Chaos(arena, arena.rng)
     chaos.start()
     adding = Adding(arena, tasks)
@@ -172,9 +177,11 @@ def run(arena: Arena, tasks: int, seconds: float) -> Findings:
     finally:
         adding.end()
         chaos.calm_down()
+        post.close()
     arena.wait_calm(CALM_S, every_s=2.0)
     findings = arena.check()
     say(f"happened: {dict(sorted(chaos.happened.items()))}, {len(arena.unknown)} creates unknown")
+    say(f"wake-up messages: {dict(sorted(post.fates.items()))}")
     stored = arena.stored()
     say(f"stored: {dict(sorted(Counter(task.state.value for task in stored).items()))}")
     say(f"failed by: {dict(Counter(task.error for task in stored if task.state == 'failed'))}")

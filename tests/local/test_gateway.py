@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from chalice import local
 
+import app as entry
 from chalicelib import log
 from chalicelib.api import endpoints, failures
 from chalicelib.api.responses import TYPE_BY_STATUS, json_response
@@ -505,7 +506,7 @@ def test_mending_logs_to_stderr_and_puts_our_server_in_place(
     done = []
     monkeypatch.setattr(local, "LocalDevServer", local.LocalDevServer)
     monkeypatch.setattr(log, "set_up_apart", lambda clock: done.append("log"))
-    gateway.patch_chalice_local()
+    gateway.patch_chalice_local(entry.middleware)
     assert local.LocalDevServer is gateway.Server
     assert done == ["log"]
     assert logging.getLogger(failures.__name__).handlers == []

@@ -12,7 +12,7 @@ from tests.support.fakes import run_virtually
 
 
 def hint(type: str, number: int = 0, at_ms: int = 0) -> Hint:
-    return Hint(at_ms, f"{type} {number}", type)
+    return Hint(at_ms, f"{type} {number}", type, 0)
 
 
 def agenda(places: int, **counts: int) -> Agenda:

@@ -15,7 +15,7 @@ ENTRY = (memory_bytes(1) - HEAD) // 4
 
 
 def hint(number: int = 0, type: str = "Baz") -> Hint:
-    return Hint(NOON_MS + number, IDS(), type)
+    return Hint(NOON_MS + number, IDS(), type, 5 + number)
 
 
 def heir(memory: bytearray, now_s: float = 0.0) -> HeldClaims:

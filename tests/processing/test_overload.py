@@ -240,7 +240,8 @@ def test_views_of_a_store_that_stands_still_are_turned_away_at_once() -> None:
     assert turned_away >= 40, "few are sent to see whether it answers again"
     assert sum(took_s > 0.1 for took_s in views.took_s["later"]) == 50 - turned_away
     assert max(views.took_s["after"]) < 0.1
-    assert site.counts()["asked GetItem"] == 6 + 50 - turned_away, "nobody else took part"
+    waited = 4 + 50 - turned_away
+    assert site.counts()["asked GetItem"] <= 2 + 2 * waited, "each asked once more, nobody else did"
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
@@ -375,7 +375,7 @@ def test_process_that_stood_still_before_its_handler_could_start_gives_the_task_
 
     go(3.05, bench, record=stand_still)
     assert started == []
-    assert (bench.now(task).given_back, bench.now(task).failures) == (1, 0)
+    assert bench.now(task).given_back and not bench.now(task).failures
 
 
 @pytest.mark.parametrize("line", [None, 17, b"x", "two\nlines", "x" * 4096, "\ud800"])
@@ -899,6 +899,10 @@ class LaterQueue(MemoryQueue):
     async def settle(self, held: Task, settled: Task, **options: Any) -> bool:
         await asyncio.sleep(0.01)
         return await super().settle(held, settled, **options)
+
+    async def occupied(self, shards: Collection[int], **options: Any) -> Collection[int]:
+        self.polls_s.append(asyncio.get_running_loop().time())
+        return await super().occupied(shards, **options)
 
     async def due(self, shard: int, **options: Any) -> HintPage:
         self.polls_s.append(asyncio.get_running_loop().time())

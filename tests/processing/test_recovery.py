@@ -81,6 +81,10 @@ class Queue(MemoryQueue):
         if self._name in self._world.died_s:
             await self._world.never.wait()
 
+    async def occupied(self, shards: Collection[int], **options: Any) -> Collection[int]:
+        await self._travel()
+        return await super().occupied(shards, **options)
+
     async def due(self, shard: int, **options: Any) -> HintPage:
         await self._travel()
         return await super().due(shard, **options)
@@ -254,6 +258,7 @@ def test_idle_fleet_says_and_asks_little(size: int) -> None:
     run_virtually(play)
     assert 10 * size <= sent["put_heartbeat"] <= 14 * size
     assert 10 * size <= sent["heartbeats"] <= 16 * size
-    polls = 60 * SETTINGS.shards / SETTINGS.poll_interval_s
+    full_reads = 2 * SETTINGS.shards
     looks = 60 * SETTINGS.shards / 8 * min(1, size - 1)
-    assert sent["due"] <= 1.1 * (polls + looks)
+    assert sent["due"] <= 1.2 * (full_reads + looks)
+    assert sent["occupied"] <= 1.1 * size * 60 / SETTINGS.poll_interval_s

@@ -1,5 +1,6 @@
 """Thousands of seeded runs on a virtual clock: processors on a store in memory that loses answers,
-answers late, applies late and out of order, while processors crash and pause.
+answers late, applies late and out of order, while processors crash and pause. Wake-up messages are
+lost, late, repeated and forged, and some processors take none, as those of an older version.
 
 After each run the promise is checked: every task reaches one committed outcome, its line is printed
 at most once and only if committed, nothing starts before its time by its processor's clock. A seed
@@ -26,7 +27,10 @@ from chalicelib.store.contract import Heartbeat, Hint, HintPage, Refused
 from chalicelib.store.memory import MemoryQueue, MemoryStore, Tables, put_rows
 from chalicelib.task import FINISHED, Task, TaskState
 from chalicelib.task_types import Run
-from tests.support.fakes import Here, Ids, LoopClock, NoWatchdog, new_task, run_virtually
+from chalicelib.wakeups import address
+from chalicelib.wakeups.message import Seal
+from chalicelib.wakeups.sender import Sender
+from tests.support.fakes import Here, Ids, LoopClock, NoWatchdog, hint_of, new_task, run_virtually
 
 T = TypeVar("T")
 
@@ -37,6 +41,7 @@ TROUBLE_S = 25.0
 """Faults stop after this; then everything must come to an end."""
 QUIET_S = 90.0
 SETTINGS = Settings(shards=2, batch_size=8, poll_interval_s=1.5, lookahead_s=2.0)
+SEAL = Seal.of(SETTINGS)
 
 
 class Crashed(BaseException):
@@ -58,6 +63,9 @@ class World:
     faults: Counter[str] = field(default_factory=Counter)
     dead: set[str] = field(default_factory=set)
     taken_over: int = 0
+    ears: dict[str, "Ear"] = field(default_factory=dict)
+    overheard: list[bytes] = field(default_factory=list)
+    contexts: list[Context] = field(default_factory=list)
     trouble: bool = True
     never: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -71,6 +79,24 @@ class World:
             return False
         self.faults[fault] += 1
         return True
+
+    def transmit(self, datagram: bytes, to: tuple[str, int]) -> None:
+        """A wake-up message on its way to an ear."""
+        self.overheard.append(datagram)
+        ear = self.ears.get(address.shown(*to))
+        if ear is None or self.strikes("message_lost", 0.2):
+            return
+        loop = asyncio.get_running_loop()
+        delay_s = self.rng.uniform(0, 8) if self.strikes("message_late", 0.1) else 0.0005
+        loop.call_later(delay_s, ear.hear, datagram)
+        if self.strikes("message_repeated", 0.1):
+            for other in self.ears.values():
+                loop.call_later(self.rng.uniform(0, 8), other.hear, datagram)
+
+    def tell(self, task: Task) -> None:
+        """As the API does once it has made a task due."""
+        sender = Sender(SEAL, LoopClock(), self.transmit)
+        sender.send([hint_of(task, shards=SETTINGS.shards)], self.tables.heartbeats.values())
 
 
 class Life:
@@ -87,6 +113,31 @@ class Life:
         await self.paused.wait()
         if self.is_dead:
             await self.world.never.wait()
+
+
+class Ear:
+    """The Listener of a life. While that pauses, what comes waits."""
+
+    def __init__(self, world: World, life: Life) -> None:
+        self.address = f"127.0.0.1:{len(world.ears) + 1}"
+        self._world = world
+        self._life = life
+        self._take: Callable[[bytes], None] | None = None
+        world.ears[self.address] = self
+
+    def start(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+
+    def close(self) -> None:
+        self._take = None
+
+    def hear(self, datagram: bytes) -> None:
+        asyncio.get_running_loop().create_task(self._hear(datagram))
+
+    async def _hear(self, datagram: bytes) -> None:
+        await self._life.turn()
+        if self._take is not None:
+            self._take(datagram)
 
 
 class TroubledQueue(MemoryQueue):
@@ -179,6 +230,12 @@ class TroubledQueue(MemoryQueue):
         await self.through(put_hint, until_s)
         return await self.through(write, until_s)
 
+    async def occupied(self, shards: Collection[int], **options: Any) -> Collection[int]:
+        async def read() -> Collection[int]:
+            return await MemoryQueue.occupied(self, shards, **options)
+
+        return await self.through(read, asyncio.get_running_loop().time() + 5)
+
     async def due(self, shard: int, **options: Any) -> HintPage:
         async def read() -> HintPage:
             return await MemoryQueue.due(self, shard, **options)
@@ -228,10 +285,13 @@ def processor(world: World, life: Life, memory: bytearray) -> Processor:
             world.breaches.append(f"printed but not committed: {line}")
         world.printed.append((task.id, context.id))
 
+    is_old = world.rng.random() < 0.3
     context = Context(
         id=world.ids(),
         queue=TroubledQueue(world, life),
         clock=clock,
+        listener=None if is_old else Ear(world, life),
+        sender=None if is_old else Sender(SEAL, clock, world.transmit),
         rng=Random(world.rng.random()),
         settings=SETTINGS,
         emit=emit,
@@ -239,6 +299,7 @@ def processor(world: World, life: Life, memory: bytearray) -> Processor:
         isolate=isolate,
         held=HeldClaims(memory, clock.monotonic_s()),
     )
+    world.contexts.append(context)
 
     async def are_gone() -> None:
         await asyncio.sleep(world.rng.uniform(0, 0.3))
@@ -297,6 +358,7 @@ async def client(world: World) -> None:
             continue
         world.tables.tasks[task.id] = task
         world.acknowledged.add(task.id)
+        world.tell(task)
         if world.rng.random() < 0.15:
             deleting.append(asyncio.create_task(delete(world, store, task)))
     await asyncio.gather(*deleting)
@@ -325,13 +387,34 @@ async def operator(world: World) -> None:
             now_ms, token = LoopClock(world.rng.randint(-700, 700)).now_ms(), world.ids()
             put_rows(world.tables, task.retried(now_ms=now_ms, token=token))
             await asyncio.sleep(world.rng.uniform(0, 1))
-            if world.strikes("retry_abandoned", 0.1):
+            if world.strikes("retry_abandoned", 0.4):
                 continue
             try:
-                store.retry(task.id, now_ms=now_ms, token=token)
+                world.tell(store.retry(task.id, now_ms=now_ms, token=token))
             except TaskNotFound:
                 continue
             world.run_again[task.id] += 1
+
+
+async def forger(world: World) -> None:
+    """Sends noise, what it has overheard, what another installation sends and, as somebody who has
+    the key, hints that are wrong."""
+    while world.trouble:
+        await asyncio.sleep(world.rng.uniform(0, 1))
+        tasks = list(world.tables.tasks.values())
+        if not tasks or not world.ears:
+            continue
+        world.faults["message_forged"] += 1
+        ear, task = world.rng.choice(list(world.ears.values())), world.rng.choice(tasks)
+        due_at_ms = LoopClock().now_ms() + world.rng.randint(-20_000, 3_000)
+        wrong = [Hint(due_at_ms, task.id, "any", 0), Hint(due_at_ms, world.ids(), "any", 9)]
+        now_ms = LoopClock().now_ms()
+        ear.hear(world.rng.randbytes(world.rng.randrange(200)))
+        ear.hear(world.rng.choice(world.overheard or [b""]))
+        for to in world.tables.heartbeats:
+            for seal in (SEAL, Seal("another", "")):
+                for message in seal.messages(wrong, to=to, now_ms=now_ms):
+                    ear.hear(message)
 
 
 async def run_world(world: World) -> None:
@@ -339,10 +422,12 @@ async def run_world(world: World) -> None:
     fleet = [asyncio.create_task(live(world, stop)) for _ in range(3)]
     working = asyncio.create_task(client(world))
     operating = asyncio.create_task(operator(world))
+    forging = asyncio.create_task(forger(world))
     await asyncio.sleep(TROUBLE_S)
     await working
     world.trouble = False
     await operating
+    await forging
     for _ in range(int(QUIET_S)):
         await asyncio.sleep(1)
         if all(world.tables.tasks[id].due_at_ms is None for id in world.acknowledged):
@@ -393,9 +478,11 @@ def test_worlds_are_troubled() -> None:
     assert set(faults) == {
         "unsent", "applied_late", "answer_lost", "answer_late", "row_not_deleted",
         "crash", "pause", "create_abandoned", "retry_abandoned", "hurry", "memory_lost",
-        "memory_torn",
+        "memory_torn", "message_lost", "message_late", "message_repeated", "message_forged",
     }  # fmt: skip
     assert sum(world.taken_over for world in worlds) > 30
+    counts = sum((one.counts for world in worlds for one in world.contexts), Counter())
+    assert counts["wakeups"] and counts["wakeups_dropped"]
     tasks = [task for world in worlds for task in world.tables.tasks.values()]
     assert {task.state for task in tasks} == {*FINISHED, TaskState.DELETED}
     assert any(task.leases_lost for task in tasks)

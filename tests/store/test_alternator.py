@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -25,19 +25,21 @@ from chalicelib.errors import (
     TaskNotFound,
     UnreadableTask,
 )
-from chalicelib.store.alternator import outcome, requests, tables, time_index
+from chalicelib.store.alternator import outcome, requests, rows, tables
+from chalicelib.store.alternator.index_rows import Named
 from chalicelib.store.alternator.outcome import ConditionFailed, Unanswered
+from chalicelib.store.alternator.places import Indexes
+from chalicelib.store.alternator.pruning import OPEN_KEPT_S
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.store import AlternatorTaskStore
-from chalicelib.store.alternator.time_index import Announced, Indexes
 from chalicelib.store.alternator.wire.client import Client, LoopThread
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Hint, Refused, TaskFilter
 from chalicelib.task import Task, TaskState, shard_of
 from tests.support.engine import Engine
-from tests.support.fakes import NOON_MS, FakeClock, Ids, new_task
+from tests.support.fakes import NOON_MS, FakeClock, Ids, hint_of, new_task
 from tests.support.front import HOSTS, Front, front
 from tests.support.profile import CheckedTransport
 from tests.support.wires import BotoWire, FaultyWire
@@ -137,7 +139,7 @@ def test_row_that_is_deleted_in_the_middle_of_a_retry_is_put_again(
     store: AlternatorTaskStore, faulty: FaultyWire, client: Client, settings: Settings
 ) -> None:
     task = failed(client, settings)
-    row = Indexes(settings.table_prefix, settings.shards).open.row(task.send_ts_ms, task.id)
+    row = Indexes(settings.table_prefix, settings.shards).open_row(store.get(task.id))
     faulty.before["UpdateItem"] = lambda: client.decide(requests.delete_row(row.table, row.key))
     again = store.retry(task.id, now_ms=NOON_MS + 9, token="t")
     scheduled = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
@@ -315,7 +317,7 @@ def test_page_is_cut_short_when_little_fits(
     store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, examined_max=60)
     for i in range(120):
         store.create(task_at(NOON_MS + i))
-    page = store.list(TaskFilter(types=frozenset({"Foo"}), limit=10))
+    page = store.list(TaskFilter(states=frozenset({TaskState.COMPLETED}), limit=10))
     assert page.tasks == []
     assert page.next is not None
     assert page.next.send_ts_ms == NOON_MS + 99
@@ -485,7 +487,7 @@ class Queue:
     def claim(
         self, task: Task, claim: str = "c1", *, processor: str = "p", now_ms: int = NOON_MS
     ) -> Task | Refused:
-        hint = Hint(task.due_at_ms or 0, task.id, task.type)
+        hint = hint_of(task)
         answer: Task | Refused = self.run(
             self.queue.claim(hint, claim=claim, processor=processor, now_ms=now_ms, until_s=1.0)
         )
@@ -567,7 +569,7 @@ def test_claim_after_a_lost_lease_that_others_came_before_is_refused(
     async def act() -> None:
         queue = faulty_queue.queue
         if first == "another claim":
-            hint = Hint(NOON_MS, task.id, task.type)
+            hint = hint_of(task, NOON_MS)
             await queue.claim(hint, claim="c2", processor="r", now_ms=over_ms, until_s=1.0)
         elif first == "settlement":
             await queue.settle(held, held.completed("Baz 1", now_ms=over_ms), until_s=1.0)
@@ -586,7 +588,7 @@ def test_claim_after_a_lost_lease_that_others_came_before_is_refused(
 
 
 def take_over(queue: Queue, task: Task, *lost: str) -> Task | Refused:
-    hint = Hint(NOON_MS, task.id, task.type)
+    hint = hint_of(task, NOON_MS)
     answer: Task | Refused = queue.run(
         queue.queue.take_over(
             hint, lost=lost, claim="heir", processor="q", now_ms=NOON_MS + 300, until_s=1.0
@@ -760,7 +762,7 @@ def test_batch_whose_answer_was_lost_is_not_lost(
 
 @pytest.mark.parametrize("deletes", ["sweep", "flush"])
 def test_task_that_is_run_again_while_its_row_is_deleted_stays_listed(
-    store: AlternatorTaskStore, faulty_queue: Queue, deletes: str
+    store: AlternatorTaskStore, faulty_queue: Queue, clock: FakeClock, deletes: str
 ) -> None:
     """The deletion was decided on when the task was failed, and comes last."""
     held = faulty_queue.claim(store.create(task_at()))
@@ -777,6 +779,7 @@ def test_task_that_is_run_again_while_its_row_is_deleted_stays_listed(
             await queue.sweep_overdue(now_ms=NOON_MS + 2 * MINUTE_MS)
         else:
             await queue.forget_open(task)
+            clock.tick(OPEN_KEPT_S)
             await queue.flush()
 
     faulty_queue.transport.before["DeleteRequest"] = run_again
@@ -810,7 +813,7 @@ def test_unknown_outcome_is_chased_no_longer_than_allowed(
         clock.tick(0.02)
 
     async def both() -> None:
-        hint = Hint(NOON_MS, task.id, task.type)
+        hint = hint_of(task, NOON_MS)
         options: Any = {"claim": "c", "processor": "p", "now_ms": NOON_MS, "until_s": 1.0}
         await asyncio.gather(faulty_queue.queue.claim(hint, **options), tick_later())
 
@@ -821,7 +824,7 @@ def test_unknown_outcome_is_chased_no_longer_than_allowed(
 def test_failed_clean_up_is_kept_whole(store: AlternatorTaskStore, faulty_queue: Queue) -> None:
     task = store.create(task_at())
     queue = faulty_queue.queue
-    faulty_queue.run(queue.forget_hint(Hint(NOON_MS, task.id, task.type)))
+    faulty_queue.run(queue.forget_hint(hint_of(task, NOON_MS)))
     faulty_queue.run(queue.forget_open(task))
     faulty_queue.transport.lost = [("BatchWriteItem", "before")] * 3
     faulty_queue.run(queue.flush())
@@ -844,7 +847,7 @@ def in_one_shard(store: AlternatorTaskStore, count: int) -> list[Hint]:
     """Hints of as many tasks of shard 0."""
     tasks = (task_at() for _ in itertools.count())
     mine = itertools.islice((task for task in tasks if shard_of(task.id, 4) == 0), count)
-    return sorted(Hint(NOON_MS, store.create(task).id, task.type) for task in mine)
+    return sorted(hint_of(store.create(task)) for task in mine)
 
 
 def test_flush_leaves_what_was_asked_for_lately(
@@ -894,6 +897,31 @@ def test_deletions_of_a_flush_that_is_ended_are_made_by_the_next(
     assert hints_of(faulty_queue, 0) == []
 
 
+def test_shards_without_hints_are_found_by_one_request(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    """What was named is not asked for again; and nothing is, of one shard only."""
+    queue, sent = faulty_queue.queue, faulty_queue.transport.sent
+
+    def occupied(shards: Collection[int], since_ms: int = NOON_MS) -> set[int]:
+        sent.clear()
+        asked = queue.occupied(shards, since_ms=since_ms, until_ms=since_ms + 1_000)
+        return set(faulty_queue.run(asked))
+
+    assert occupied(range(4)) == set()
+    assert [request.action for request in sent] == ["BatchGetItem"]
+    store.create(task_at())
+    assert occupied(range(4)) == set(range(4)), "whoever puts the first hint names all shards"
+    assert [request.action for request in sent] == ["BatchGetItem"]
+    assert occupied(range(4)) == set(range(4))
+    assert sent == []
+    assert occupied([3]) == {3}
+    assert sent == []
+    later_ms = NOON_MS + 5 * MINUTE_MS
+    assert occupied(range(4), later_ms - 500) == set(range(4)), "it is not over yet"
+    assert occupied(range(4), later_ms) == set()
+
+
 def test_drained_bucket_is_closed_when_it_is_long_over(
     store: AlternatorTaskStore, faulty_queue: Queue, clock: FakeClock
 ) -> None:
@@ -913,49 +941,60 @@ def test_drained_bucket_is_closed_when_it_is_long_over(
     clock.tick(11 * 60)
     look()
     assert named() == [NOON_MS], "it still holds a hint"
-    faulty_queue.run(queue.forget_hint(Hint(NOON_MS, task.id, task.type)))
+    faulty_queue.run(queue.forget_hint(hint_of(task, NOON_MS)))
     faulty_queue.run(queue.flush())
     look()
     assert named() == []
 
 
+def past_level_0(queue: Queue) -> None:
+    """From now on rows of this day have a partition of their own."""
+    (day,) = queue.queue._indexes.all.path(1, NOON_MS)
+    queue.run(queue.queue._requester.write(rows.batches(day.names)))
+
+
+def completed(task: Task) -> Task:
+    return replace(task, state=TaskState.COMPLETED, due_at_ms=None)
+
+
+DAYS_LATER_S = 2 * 24 * 3600
+
+
 def test_open_bucket_is_closed_by_the_sweep(
     store: AlternatorTaskStore, faulty_queue: Queue, clock: FakeClock
 ) -> None:
-    task = store.create(task_at())
-    queue = faulty_queue.queue
-    faulty_queue.run(queue.forget_open(task))
+    past_level_0(faulty_queue)
+    task, queue = store.create(task_at()), faulty_queue.queue
+    faulty_queue.run(queue.forget_open(completed(task)))
     faulty_queue.run(queue.flush())
-    shard = shard_of(task.id, 4)
-    slot = queue._indexes.open.directory(shard)
-    clock.tick(2 * 3600)
+    open_rows = _listed(queue, queue._indexes.open.table, "open")
+    assert len(faulty_queue.run(open_rows)) == 2, "both ends of the day"
+    clock.tick(DAYS_LATER_S)
     faulty_queue.run(queue.sweep_overdue(now_ms=clock.now_ms()))
-    assert faulty_queue.run(_listed(queue, queue._indexes.open.table, slot)) == []
+    assert faulty_queue.run(_listed(queue, queue._indexes.open.table, "open")) == []
 
 
 def test_row_that_comes_while_its_open_bucket_is_closed_stays_listed(
     client: Client, settings: Settings, faulty_queue: Queue, clock: FakeClock
 ) -> None:
     """A task of the past is created between the look that finds its bucket empty and the close."""
+    past_level_0(faulty_queue)
     store = AlternatorTaskStore(client, clock, prefix=settings.table_prefix, shards=4)
     first = store.create(task_at())
     queue, transport = faulty_queue.queue, faulty_queue.transport
-    faulty_queue.run(queue.forget_open(first))
+    faulty_queue.run(queue.forget_open(completed(first)))
     faulty_queue.run(queue.flush())
-    clock.tick(2 * 3600)
+    clock.tick(DAYS_LATER_S)
     late = task_at(first.send_ts_ms, now_ms=clock.now_ms())
-    same_shard = replace(late, id=first.id[:-1] + ("0" if first.id[-1] != "0" else "1"))
-    while shard_of(same_shard.id, 4) != shard_of(first.id, 4):
-        same_shard = replace(same_shard, id=IDS())
 
     async def create() -> None:
-        store.create(same_shard)
+        store.create(late)
 
     transport.before = {"DeleteRequest": create}
     faulty_queue.run(queue.sweep_overdue(now_ms=clock.now_ms()))
     assert not transport.before, "the bucket was being closed"
     unfinished = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
-    assert [task.id for task in store.list(unfinished).tasks] == [same_shard.id]
+    assert [task.id for task in store.list(unfinished).tasks] == [late.id]
 
 
 def test_row_without_a_task_is_deleted_at_the_second_look(
@@ -1033,18 +1072,15 @@ def test_slow_sweep_looks_at_a_directory_row_once(
     store: AlternatorTaskStore, faulty_queue: Queue
 ) -> None:
     """Many tasks lie in a bucket; one that is named nowhere is named for all of them."""
+    past_level_0(faulty_queue)
+    store._rows._all._rows = (10**9,) * 3  # No lot falls by chance.
     tasks = [store.create(task_at(NOON_MS + n)) for n in range(130)]
     queue, sent = faulty_queue.queue, faulty_queue.transport.sent
-    indexes = queue._indexes
-    rows = {
-        row
-        for task in tasks
-        for index, time_ms in indexes.times(task)
-        for row in index.directory_rows(time_ms, task.id)
-    }
-    faulty_queue.run(queue._requester.write(time_index.batches(rows, delete=True)))
+    names = {row for task in tasks for row in queue._indexes.names(task)}
+    assert len(names) == 1 + 4 + 2 * 2, "of the shards, their bucket, and a day in two kinds"
+    faulty_queue.run(queue._requester.write(rows.batches(names, delete=True)))
     sent.clear()
-    assert faulty_queue.run(queue.sweep_segment(0, 1, now_ms=NOON_MS)) == len(rows)
+    assert faulty_queue.run(queue.sweep_segment(0, 1, now_ms=NOON_MS)) == len(names)
     asked = Counter(
         (table, key["slot"]["S"], key["at"]["S"])
         for request in sent
@@ -1053,13 +1089,13 @@ def test_slow_sweep_looks_at_a_directory_row_once(
         for key in wanted["Keys"]
     )
     assert set(asked.values()) == {1}
-    assert {row[:3] for row in rows} <= set(asked)
+    assert {row[:3] for row in names} <= set(asked)
     assert faulty_queue.run(queue.sweep_segment(0, 1, now_ms=NOON_MS)) == 0
 
 
 async def _listed(queue: AlternatorTaskQueue, table: str, slot: str) -> list[int]:
-    rows = queue._requester.items(requests.query(table, "slot", slot))
-    return [time_index.time_of(row["at"]["S"]) async for row in rows]
+    found = queue._requester.items(requests.query(table, "slot", slot))
+    return [rows.time_of(row["at"]["S"]) async for row in found]
 
 
 def test_condition_failures_carry_what_stands_there(
@@ -1121,29 +1157,27 @@ def test_dead_node_is_unanswered_and_the_next_one_is_asked(
 
 
 def test_time_keys_sort_as_text_from_year_1_to_9999() -> None:
-    times = [time_index.YEAR_ONE_MS, -1, 0, NOON_MS, 253_402_300_799_999]
-    keys = [time_index.time_key(ms) for ms in times]
+    times = [rows.YEAR_ONE_MS, -1, 0, NOON_MS, 253_402_300_799_999]
+    keys = [rows.time_key(ms) for ms in times]
     assert keys == sorted(keys)
     assert {len(key) for key in keys} == {15}
-    assert [time_index.time_of(key) for key in keys] == times
+    assert [rows.time_of(key) for key in keys] == times
 
 
-def test_directory_is_announced_once_while_its_bucket_lasts() -> None:
-    indexes, announced = Indexes("", 4), Announced()
-    task = task_at(NOON_MS + MINUTE_MS)
-    places = indexes.times(task)
-    assert len(announced.missing(places, task.id, NOON_MS)) == 6
-    announced.remember(places, task.id, NOON_MS)
-    assert announced.missing(places, task.id, NOON_MS) == []
-    over = announced.missing(places, task.id, NOON_MS + 5 * MINUTE_MS)
-    assert {row.table for row in over} == {"schedule"}, "its bucket is over: others may close it"
+def test_a_bucket_is_named_once_while_it_lasts() -> None:
+    indexes, named = Indexes("", 4), Named()
+    task = indexes.placed(task_at(NOON_MS + MINUTE_MS), 1)
+    hint_bucket = indexes.hint_bucket(task)
+    assert not hint_bucket.is_over(NOON_MS + MINUTE_MS)
+    named.add([hint_bucket])
+    assert hint_bucket in named
+    assert hint_bucket.is_over(NOON_MS + 5 * MINUTE_MS), "others may close it"
+    assert [bucket in named for bucket in hint_bucket.of_all_shards()].count(True) == 1
 
 
 def test_batches_name_no_key_twice() -> None:
     indexes = Indexes("", 4)
-    rows = indexes.rows(task_at()) * 2
-    rows += [row for _ in range(20) for row in indexes.rows(task_at())]
-    sizes = [
-        sum(map(len, batch.body["RequestItems"].values())) for batch in time_index.batches(rows)
-    ]
+    named = indexes.rows(task_at()) * 2
+    named += [row for _ in range(20) for row in indexes.rows(task_at())]
+    sizes = [sum(map(len, batch.body["RequestItems"].values())) for batch in rows.batches(named)]
     assert sizes == [25, 25, 13]

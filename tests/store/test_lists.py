@@ -1,10 +1,9 @@
-"""Lists on the engine: what they cost among 100,000 finished tasks, and walks among changes."""
+"""Walks along lists on the engine, while others create, run and delete."""
 
 import asyncio
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from random import Random
@@ -17,96 +16,17 @@ from chalicelib.errors import TaskNotFound, TaskRunning
 from chalicelib.output import Lines, Outlet
 from chalicelib.processing.context import Context
 from chalicelib.processing.processor import Processor
-from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
-from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.store import AlternatorTaskStore
-from chalicelib.store.alternator.time_index import Indexes
-from chalicelib.store.alternator.wire.client import Client, LoopThread
-from chalicelib.store.alternator.wire.requester import Requester
-from chalicelib.store.alternator.wire.transport import Transport
+from chalicelib.store.alternator.wire.client import Client
 from chalicelib.store.contract import TaskFilter
 from chalicelib.task import Task, TaskState
-from tests.support.engine import Engine
-from tests.support.fakes import NOON_MS, FakeClock, Ids, NoWatchdog, new_task
-from tests.support.profile import CheckedTransport
-from tests.support.wires import FaultyWire
+from tests.support.fakes import Ids, NoWatchdog, new_task
 
-HISTORY = 100_000
 HOUR_MS = 3_600_000
-DAYS = 30
 SCHEDULED = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
 
 pytestmark = pytest.mark.wall_clock
-
-
-def finished(ids: Ids, rng: Random) -> Task:
-    """A task that has run at some time of the last month."""
-    send_ts_ms = NOON_MS - rng.randrange(DAYS * 24 * HOUR_MS)
-    task = new_task(ids, send_ts_ms=send_ts_ms, now_ms=send_ts_ms)
-    held = task.claimed(now_ms=send_ts_ms, claim=ids(), processor="p")
-    return held.completed("Baz 1", now_ms=send_ts_ms + 7)
-
-
-def puts_of(tasks: list[Task], prefix: str, indexes: Indexes) -> Iterator[tuple[str, JsonObject]]:
-    """What a finished task leaves in the tables, once each."""
-    yield from ((f"{prefix}tasks", requests.encode_task(task)) for task in tasks)
-    rows = {row: None for task in tasks for row in indexes.rows(task)}
-    rows |= {r: None for t in tasks for r in indexes.all.directory_rows(t.send_ts_ms, t.id)}
-    yield from ((row.table, row.item) for row in rows)
-
-
-async def write_straight(settings: Settings, puts: Iterator[tuple[str, JsonObject]]) -> None:
-    """As no one but this test may: BatchWriteItem into all tables, unconditionally."""
-    transport = Transport.open(settings, SystemClock())
-
-    async def write() -> None:
-        while batch := list(itertools.islice(puts, 25)):
-            tables: dict[str, list[JsonObject]] = {}
-            for table, item in batch:
-                tables.setdefault(table, []).append({"PutRequest": {"Item": item}})
-            request = Request("BatchWriteItem", {"RequestItems": tables})
-            answer = await transport.send(request, key=None, attempt=0, timeout_s=30.0)
-            assert not answer.get("UnprocessedItems")
-
-    await asyncio.gather(*(write() for _ in range(4)))
-    await transport.close()
-
-
-def test_history_costs_a_list_of_what_is_pending_nothing(
-    engine: Engine, settings: Settings, thread: LoopThread, wire: CheckedTransport, client: Client
-) -> None:
-    """With 16 shards: the shards, their directories, the hours that are named, and the tasks."""
-    if not engine.is_embedded:
-        pytest.skip("to write its 100,000 tasks takes a server many minutes")
-    settings = replace(settings, shards=16)
-    ids, rng = Ids(9), Random(9)
-    clock, counting = FakeClock(), FaultyWire(wire)
-    watched = Client(thread, Requester(counting, clock))
-    store = AlternatorTaskStore(watched, clock, prefix=settings.table_prefix, shards=16)
-    due = [new_task(ids, send_ts_ms=NOON_MS + rng.randrange(3 * HOUR_MS)) for _ in range(60)]
-    store.create_many(due)
-    pending = sorted(due, key=lambda task: (task.send_ts_ms, task.id))
-    with counting.meanwhile() as alone:
-        assert store.list(SCHEDULED).tasks == pending[:50]
-
-    history = [finished(ids, rng) for _ in range(HISTORY)]
-    indexes = Indexes(settings.table_prefix, 16)
-    asyncio.run(write_straight(settings, puts_of(history, settings.table_prefix, indexes)))
-    with counting.meanwhile() as among_history:
-        page = store.list(SCHEDULED)
-    assert page.tasks == pending[:50]
-    assert Counter(among_history) == Counter(alone)
-    assert len(among_history) <= 1 + 16 + 3 * 16 + 2
-    with counting.meanwhile() as rest:
-        assert store.list(replace(SCHEDULED, after=page.next)).tasks == pending[50:]
-    assert len(rest) <= len(among_history)
-
-    in_order = sorted(history, key=lambda task: (task.send_ts_ms, task.id))
-    with counting.meanwhile() as newest:
-        assert store.list(TaskFilter(descending=True, until_ms=NOON_MS)).tasks == in_order[:-51:-1]
-    hours = len({task.send_ts_ms // HOUR_MS for task in in_order[-50:]})
-    assert len(newest) <= 1 + 16 + (hours + 1) * 16 + 2, "it reads the hours that it shows"
 
 
 class Churn:

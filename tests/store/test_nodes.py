@@ -30,13 +30,12 @@ from chalicelib.store.alternator.wire.nodes import TIME_LOOKS
 from chalicelib.store.alternator.wire.outstanding import DONE_AFTER_S
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import Transport
-from chalicelib.store.contract import Hint
 from chalicelib.task import Task
 from local.settings import ROOT
 from tests.support.api_service import expect_error
 from tests.support.cluster import service_env
 from tests.support.engine import Engine
-from tests.support.fakes import Ids, new_task
+from tests.support.fakes import Ids, hint_of, new_task
 from tests.support.front import HOSTS, Front, front, signature_check
 from tests.support.hostile_requests import JSON
 
@@ -106,7 +105,7 @@ async def work(queue: AlternatorTaskQueue, tasks: list[Task]) -> None:
     async def one(task: Task) -> None:
         now_ms, until_s = CLOCK.now_ms(), CLOCK.monotonic_s() + 4.0
         assert task.due_at_ms is not None
-        hint = Hint(task.due_at_ms, task.id, task.type)
+        hint = hint_of(task)
         held = await queue.claim(hint, claim=IDS(), processor="p", now_ms=now_ms, until_s=until_s)
         assert isinstance(held, Task)
         settled = held.completed("done", now_ms=now_ms)

@@ -6,7 +6,7 @@ from chalicelib.attempts import ATTEMPTS_KEPT, LEASE_MS, Attempt, Outcome
 from chalicelib.store.contract import Heartbeat, Hint, Refused, TaskFilter
 from chalicelib.task import Task, TaskState, shard_of
 from tests.conftest import QueueKit
-from tests.support.fakes import NOON_MS, new_task
+from tests.support.fakes import NOON_MS, hint_of, new_task
 
 MINUTE_MS = 60_000
 FAR_S = 60.0
@@ -37,11 +37,6 @@ def hints(
                 break
             resume = page.next
     return sorted(found)
-
-
-def hint_of(task: Task) -> Hint:
-    assert task.due_at_ms is not None
-    return Hint(task.due_at_ms, task.id, task.type)
 
 
 def claim(
@@ -78,6 +73,23 @@ def test_hints_since_a_time(queue_kit: QueueKit) -> None:
         queue_kit, since_ms=NOON_MS + 3 * MINUTE_MS, until_ms=NOON_MS + 9 * MINUTE_MS, limit=2
     )
     assert found == [hint_of(task) for task in tasks[3:9]]
+
+
+def occupied(kit: QueueKit, since_ms: int, until_ms: int) -> set[int]:
+    asked = kit.queue.occupied(range(kit.shards), since_ms=since_ms, until_ms=until_ms)
+    return set(kit.run(asked))
+
+
+def test_no_shard_with_hints_is_left_out(queue_kit: QueueKit) -> None:
+    """Also of a bucket that begins within the time asked for, and of tasks that come later."""
+    kit = queue_kit
+    end_ms = NOON_MS + 5 * MINUTE_MS
+    assert occupied(kit, NOON_MS, NOON_MS + MINUTE_MS) == set()
+    for send_ts_ms in (NOON_MS, end_ms - 1, end_ms, end_ms + 1) * 2:
+        task = create(kit, send_ts_ms)
+        found = occupied(kit, end_ms - 5_000, end_ms + 2_000)
+        assert send_ts_ms == NOON_MS or shard_of(task.id, kit.shards) in found
+        assert shard_of(task.id, kit.shards) in occupied(kit, send_ts_ms, send_ts_ms + 1)
 
 
 def test_hints_come_in_pages(queue_kit: QueueKit) -> None:
@@ -123,7 +135,7 @@ def test_repeated_claim_is_the_same_claim(queue_kit: QueueKit) -> None:
 
 
 def test_claim_of_nothing_is_refused(queue_kit: QueueKit) -> None:
-    assert claim(queue_kit, Hint(NOON_MS, queue_kit.ids(), "Baz")) == Refused(None)
+    assert claim(queue_kit, Hint(NOON_MS, queue_kit.ids(), "Baz", 0)) == Refused(None)
 
 
 def test_claim_of_a_deleted_task_is_refused(queue_kit: QueueKit) -> None:
@@ -314,7 +326,8 @@ def test_heartbeats(queue_kit: QueueKit) -> None:
 def lose_rows(kit: QueueKit, task: Task) -> None:
     """Take away what leads to a task, as a store that lost rows would."""
     kit.run(kit.queue.forget_hint(hint_of(task)))
-    kit.run(kit.queue.forget_open(task))
+    finished = replace(task, state=TaskState.COMPLETED, due_at_ms=None)
+    kit.run(kit.queue.forget_open(finished))
     kit.run(kit.queue.flush())
 
 
@@ -364,10 +377,11 @@ def test_fast_sweep_deletes_the_open_row_of_a_finished_task(queue_kit: QueueKit)
 # Attempts and payload
 
 
-def test_claim_gives_the_payload(queue_kit: QueueKit) -> None:
-    task = replace(new_task(queue_kit.ids), payload='{"a":1}')
+def test_claim_gives_the_payload_and_the_request_id(queue_kit: QueueKit) -> None:
+    task = replace(new_task(queue_kit.ids), payload='{"a":1}', request_id="night-3")
     queue_kit.store.create(task)
-    assert held(queue_kit, task).payload == '{"a":1}'
+    claimed = held(queue_kit, task)
+    assert (claimed.payload, claimed.request_id) == ('{"a":1}', "night-3")
 
 
 def test_attempts_of_a_life(queue_kit: QueueKit) -> None:

@@ -22,10 +22,10 @@ from chalicelib.errors import TaskNotFailed, TaskNotFound, TaskRunning
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
-from chalicelib.store.contract import Hint, TaskFilter
+from chalicelib.store.contract import TaskFilter
 from chalicelib.task import UNFINISHED, Task, TaskState
 from tests.support.engine import Engine
-from tests.support.fakes import Ids, new_task
+from tests.support.fakes import Ids, hint_of, new_task
 
 RACES = 400
 """Of each kind; of delete against claim more. On another engine a quarter."""
@@ -79,7 +79,7 @@ class Track:
 
     async def claim(self, task: Task, now_ms: int) -> Task | None:
         await self.wait()
-        hint = Hint(self.now_ms, task.id, task.type)
+        hint = hint_of(task, self.now_ms)
         answer = await self.queue.claim(
             hint, claim=self.ids(), processor="p", now_ms=now_ms, until_s=float("inf")
         )

@@ -13,10 +13,10 @@ from chalicelib.errors import StoreBusy, StoreUnavailable
 from chalicelib.store.alternator.outcome import ConditionFailed, Unanswered, Unsent
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.requests import JsonObject, Request
-from chalicelib.store.alternator.streams import Stream, merged
+from chalicelib.store.alternator.streams import Merge, Stream
 from chalicelib.store.alternator.wire.client import Client, LoopThread
 from chalicelib.store.alternator.wire.gate import Rank
-from chalicelib.store.alternator.wire.requester import PATIENCE_S, Requester
+from chalicelib.store.alternator.wire.requester import PATIENCE_S, Page, Requester
 from chalicelib.store.contract import NO_PRESSURE, Pressure
 from tests.support.fakes import FakeClock
 
@@ -150,25 +150,35 @@ def test_what_was_left_unprocessed_is_asked_for_again() -> None:
 
 @pytest.mark.parametrize("descending", [False, True])
 def test_rows_of_several_queries_come_in_one_order_page_by_page(descending: bool) -> None:
+    """And those of a query whose name is met on the way."""
     rng = Random(5)
-    rows: list[Any] = [
-        sorted({rng.randrange(1000) for _ in range(40)}, reverse=descending) for _ in range(5)
-    ]
+    drawn = [{f"{rng.randrange(1000):015d}#{n}" for _ in range(40)} for n in range(6)]
+    name = f"{1000:015d}~" if descending else f"{0:015d}!"
+    ordered = [sorted(one, reverse=descending) for one in drawn]
 
-    def pages(values: Sequence[int]) -> list[JsonObject | Exception]:
-        sizes = [values[:0], values[:7], values[7:7], values[7:]]
-        last = len(sizes) - 1
-        return [
-            {"Items": [{"at": value} for value in page], "LastEvaluatedKey": n < last}
-            for n, page in enumerate(sizes)
-        ]
+    def answers(texts: Sequence[str]) -> list[Page]:
+        parts = [texts[:0], texts[:7], texts[7:7], texts[7:]]
+        items: list[list[Any]] = [[{"at": {"S": text}} for text in part] for part in parts]
+        return [Page(part, GET if n < 3 else None, len(part)) for n, part in enumerate(items)]
 
-    async def main() -> list[Any]:
-        streams = [Stream(on(*pages(values))[1], GET, lambda row: (row["at"],)) for values in rows]
-        found = merged(streams, Parallel(2), descending=descending)
-        return [row[0] async for row in found]
+    async def main() -> list[str]:
+        left = {f"{n}": answers(texts) for n, texts in enumerate(ordered[:-1])}
+        left |= {"above": answers([name]), "named": answers(ordered[-1])}
 
-    everything = [value for values in rows for value in values]
+        async def fetch(request: Request) -> Page:
+            page = left[request.action].pop(0)
+            return page._replace(following=page.following and request)
+
+        def opens(_: str) -> Sequence[Stream]:
+            return [Stream(Request("named", {}), "named", lambda _: ())]
+
+        merge = Merge(fetch, Parallel(2), descending=descending)
+        await merge.join([Stream(Request(slot, {}), slot, opens) for slot in [*left][:-1]])
+        found = [entry.at for size in (3, 50, 1000) for entry in await merge.take(size)]
+        assert await merge.take(1) == []
+        return found
+
+    everything = [text for texts in ordered for text in texts]
     assert asyncio.run(main()) == sorted(everything, reverse=descending)
 
 

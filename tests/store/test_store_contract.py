@@ -6,10 +6,10 @@ import pytest
 
 from chalicelib.attempts import LEASE_MS
 from chalicelib.errors import TaskExists, TaskNotFailed, TaskNotFound, TaskRunning
-from chalicelib.store.contract import PAGE_PAYLOAD_CHARS, Heartbeat, Hint, Position, TaskFilter
+from chalicelib.store.contract import PAGE_PAYLOAD_CHARS, Heartbeat, Position, TaskFilter
 from chalicelib.task import Task, TaskState
 from tests.conftest import QueueKit, StoreKit
-from tests.support.fakes import NOON_MS, new_task
+from tests.support.fakes import NOON_MS, hint_of, new_task
 
 HOUR_MS = 3_600_000
 
@@ -36,6 +36,16 @@ def test_created_task_is_read_back_whole(store_kit: StoreKit) -> None:
     task = create(store_kit)
     assert task.state is TaskState.SCHEDULED
     assert store_kit.store.get(task.id) == task
+
+
+def test_the_request_id_is_kept_as_long_as_the_task(store_kit: StoreKit) -> None:
+    new = replace(new_task(store_kit.ids, now_ms=NOON_MS - 1), request_id="night-3")
+    assert store_kit.store.create(new).request_id == "night-3"
+    (other,) = store_kit.store.create_many([replace(new, id=store_kit.ids(), request_id="b")])
+    assert isinstance(other, Task)
+    listed = walk(store_kit, TaskFilter())
+    assert {task.request_id for task in listed} == {"night-3", "b"}
+    assert store_kit.store.get(new.id) == new
 
 
 def test_past_task_is_due_at_once(store_kit: StoreKit) -> None:
@@ -181,10 +191,6 @@ def failed(kit: QueueKit) -> Task:
     settled = held.failed("boom", now_ms=NOON_MS + 7)
     assert kit.run(kit.queue.settle(held, settled, until_s=60.0))
     return settled
-
-
-def hint_of(task: Task) -> Hint:
-    return Hint(task.due_at_ms or 0, task.id, task.type)
 
 
 def test_failed_task_is_run_again(queue_kit: QueueKit) -> None:
@@ -352,7 +358,7 @@ def test_hint_of_a_task_is_there_until_it_is_forgotten(queue_kit: QueueKit) -> N
     assert not queue_kit.store.has_hint(replace(task, due_at_ms=NOON_MS))
     assert not queue_kit.store.has_hint(replace(task, due_at_ms=None))
     assert task.due_at_ms is not None
-    queue_kit.run(queue_kit.queue.forget_hint(Hint(task.due_at_ms, task.id, task.type)))
+    queue_kit.run(queue_kit.queue.forget_hint(hint_of(task)))
     queue_kit.run(queue_kit.queue.flush())
     assert not queue_kit.store.has_hint(task)
 

@@ -24,10 +24,10 @@ from chalicelib.errors import SchedulerError
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
-from chalicelib.store.contract import Hint, Position, TaskFilter, TaskQueue, TaskStore
+from chalicelib.store.contract import Position, TaskFilter, TaskQueue, TaskStore
 from chalicelib.store.memory import MemoryQueue, MemoryStore, Tables
 from chalicelib.task import FINISHED, VISIBLE, Task
-from tests.support.fakes import NOON_MS, FakeClock, Ids, new_task
+from tests.support.fakes import NOON_MS, FakeClock, Ids, hint_of, new_task
 from tests.support.profile import CheckedTransport
 
 DAY_MS = 86_400_000
@@ -103,7 +103,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(target=held, task=tasks)
     def claim(self, task: Task) -> Task | None:
-        hint, claim, now_ms = Hint(task.due_at_ms or 0, task.id, task.type), self.ids(), self.now()
+        hint, claim, now_ms = hint_of(task), self.ids(), self.now()
         answer = self.both(
             lambda _, queue: queue.claim(
                 hint, claim=claim, processor="p", now_ms=now_ms, until_s=FAR_S

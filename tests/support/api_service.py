@@ -10,6 +10,7 @@ from chalice.test import Client, HTTPResponse
 import app as entry
 from chalicelib import errors
 from chalicelib.api.endpoints import Api
+from chalicelib.api.settings import ApiSettings
 from chalicelib.store.memory import MemoryStore, Tables
 from chalicelib.task import Task
 from local.settings import ROOT
@@ -20,7 +21,7 @@ NOW_MS = 1_893_456_000_000
 NOW = "2030-01-01T00:00:00.000Z"
 KEYS = [
     "id", "type", "send_ts", "state", "processor", "attempt", "created_ts", "started_ts",
-    "finished_ts", "lateness_ms", "result", "error",
+    "finished_ts", "lateness_ms", "result", "error", "request_id",
 ]  # fmt: skip
 
 S = TypeVar("S", bound=MemoryStore)
@@ -29,7 +30,8 @@ S = TypeVar("S", bound=MemoryStore)
 class Service:
     """An Api on a store in memory, and a client that speaks to it through the app."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: ApiSettings | None = None) -> None:
+        self.settings = settings or ApiSettings()
         self.tables = Tables()
         self.clock = FakeClock(NOW_MS)
         self.store = self.use(MemoryStore(self.tables))
@@ -37,7 +39,7 @@ class Service:
 
     def use(self, store: S) -> S:
         """From now on the Api is one on this store."""
-        self.api = Api(store, self.clock, new_id=lambda: str(uuid.uuid4()))
+        self.api = Api(store, self.clock, new_id=lambda: str(uuid.uuid4()), limits=self.settings)
         return store
 
     def create(self, *, key: str | None = None, **fields: Any) -> HTTPResponse:

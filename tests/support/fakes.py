@@ -7,7 +7,8 @@ from random import Random
 from typing import Any, TypeVar
 
 from chalicelib.clock import SystemClock
-from chalicelib.task import Task
+from chalicelib.store.contract import Hint
+from chalicelib.task import Task, shard_of
 from chalicelib.task_types import Handler, Run
 
 T = TypeVar("T")
@@ -182,6 +183,12 @@ def new_task(
     ids: Ids, *, send_ts_ms: int = NOON_MS, now_ms: int = NOON_MS, type: str = "Baz"
 ) -> Task:
     return Task.new(id=ids(), type=type, send_ts_ms=send_ts_ms, now_ms=now_ms, token=ids())
+
+
+def hint_of(task: Task, due_at_ms: int | None = None, shards: int = 4) -> Hint:
+    """The hint that leads to the task as it is, or to another time."""
+    due_at_ms = task.due_at_ms or 0 if due_at_ms is None else due_at_ms
+    return Hint(due_at_ms, task.id, task.type, shard_of(task.id, shards))
 
 
 def run_of(type: str, bar_url: str = "http://127.0.0.1:1/") -> Run:

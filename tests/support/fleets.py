@@ -12,14 +12,17 @@ from chalicelib.config import Settings
 from chalicelib.processing.context import Context
 from chalicelib.processing.isolation import Isolated
 from chalicelib.processing.processor import Processor
-from chalicelib.store.alternator import requests, time_index
+from chalicelib.store.alternator.index_rows import IndexRows
+from chalicelib.store.alternator.listing import Listing
+from chalicelib.store.alternator.parallel import Parallel
+from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
-from chalicelib.store.alternator.requests import JsonObject, Request
+from chalicelib.store.alternator.records import Records
 from chalicelib.store.alternator.store import PARALLEL_REQUESTS
-from chalicelib.store.alternator.time_index import Indexes
-from chalicelib.store.alternator.wire.gate import Rank
+from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import VIEWS, Transport
 from chalicelib.store.clock import StoreClock
+from chalicelib.store.contract import TaskFilter
 from chalicelib.task import Task
 from chalicelib.task_types import Run
 from tests.support.fakes import NOON_MS, Here, Ids, LoopClock, NoWatchdog, new_task
@@ -161,54 +164,30 @@ class Views:
     def __init__(self, site: Site) -> None:
         """Call inside the site's event loop."""
         self._site = site
-        self._indexes = Indexes("", SHARDS)
-        self._transport = Transport.open(
-            site.settings, LoopClock(), sharing=VIEWS, rng=Random(site.seed)
-        )
+        clock, rng = LoopClock(), Random(site.seed)
+        self._transport = Transport.open(site.settings, clock, sharing=VIEWS, rng=rng)
+        requester = Requester(self._transport, clock, rng=rng)
+        indexes, parallel = Indexes("", SHARDS), Parallel(PARALLEL_REQUESTS)
+        rows = IndexRows(requester, indexes, clock, rng)
+        self._records = Records(requester, rows, parallel, "tasks")
+        self._listing = Listing(requester, indexes, parallel, "tasks", clock)
         self.took_s: dict[str, list[float]] = {}
         self.raised: Counter[str] = Counter()
 
     async def close(self) -> None:
         await self._transport.close()
 
-    async def ask(
-        self, request: Request, rank: Rank = Rank.VIEW, key: str | None = None
-    ) -> JsonObject:
-        return await self._transport.send(request, key=key, attempt=0, timeout_s=8.0, rank=rank)
-
     async def create(self) -> str:
         now_ms = LoopClock().now_ms()
         task = new_task(self._site.ids, send_ts_ms=NOON_MS + 1_000_000, now_ms=now_ms)
-        for request in time_index.batches(self._indexes.rows(task)):
-            await self.ask(request)
-        await self.ask(requests.create("tasks", task), key=task.id)
-        return task.id
+        return (await self._records.create(task)).id
 
     async def show(self, task_id: str) -> None:
-        await self.ask(requests.get("tasks", task_id))
+        await self._records.get(task_id)
 
     async def list(self) -> None:
-        """Fifty tasks of one hour: the shards, their directories, their buckets, the tasks."""
-        index, wanted = self._indexes.all, requests.query
-        await self.ask(wanted(index.table, "slot", index.root), Rank.LIST)
-        shards = range(SHARDS)
-        await self._many([wanted(index.table, "slot", index.directory(one)) for one in shards])
-        hour = index.bucket_of(NOON_MS)
-        slots = [index.slot(one, hour) for one in shards]
-        pages = await self._many([wanted(index.table, "slot", slot, limit=51) for slot in slots])
-        rows = sorted(row["at"]["S"] for page in pages for row in page["Items"])[:51]
-        keys = [{"id": {"S": row.split("#")[1]}} for row in rows]
-        await self.ask(requests.get_many("tasks", keys))
-
-    async def _many(self, asked: Sequence[Request]) -> Sequence[JsonObject]:
-        """So many side by side as the store of the views sends."""
-        places = asyncio.Semaphore(PARALLEL_REQUESTS)
-
-        async def one(request: Request) -> JsonObject:
-            async with places:
-                return await self.ask(request, Rank.LIST)
-
-        return await asyncio.gather(*map(one, asked))
+        """Fifty tasks, the oldest first."""
+        await self._listing.list(TaskFilter())
 
     async def keep_calling(self) -> None:
         """Each call again half a second after its answer."""

@@ -26,7 +26,7 @@ def served(tables: Tables | None = None) -> Iterator[int]:
         patch.setattr(entry, "service", lambda: service)
         patch.setattr(local, "LocalDevServer", local.LocalDevServer)
         patch.setattr(log, "set_up_apart", lambda clock: None)
-        gateway.patch_chalice_local()
+        gateway.patch_chalice_local(entry.middleware)
         server = _server().server
         thread = threading.Thread(target=server.serve_forever, args=[0.05], daemon=True)
         thread.start()

@@ -18,8 +18,8 @@ from email.utils import formatdate
 from typing import Any, cast
 
 from chalicelib.store.alternator import requests
+from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.requests import JsonObject
-from chalicelib.store.alternator.time_index import Indexes
 from chalicelib.task import Task
 from tests.support import profile
 from tests.support.fakes import NOON_MS, VirtualLoop
@@ -38,10 +38,9 @@ class Tables:
 
     def put_task(self, task: Task, indexes: Indexes, table: str = "tasks") -> None:
         """As if it had been created long ago."""
-        for place, time_ms in indexes.times(task):
-            for row in place.directory_rows(time_ms, task.id):
-                self.put(row.table, row.item)
-        for row in indexes.rows(task):
+        task = indexes.placed(task, 0)
+        names = [row for bucket in indexes.buckets(task) for row in bucket.names]
+        for row in names + indexes.rows(task):
             self.put(row.table, row.item)
         self.put(table, requests.encode_task(task))
 
@@ -126,11 +125,14 @@ class Tables:
         if not body["ScanIndexForward"]:
             chosen = chosen[::-1]
         if "ExclusiveStartKey" in body:
-            chosen = chosen[chosen.index(_key(body["ExclusiveStartKey"])[1]) + 1 :]
+            start = _key(body["ExclusiveStartKey"])[1]  # It may be gone by now.
+            chosen = [
+                at for at in chosen if (at > start) == body["ScanIndexForward"] and at != start
+            ]
         limit = body.get("Limit", len(chosen) + 1)
         rows = self._items.get(table, {}).get(hash_key, {})
         items = [rows[at] for at in chosen[:limit]]
-        answer: JsonObject = {"Items": items}
+        answer: JsonObject = {"Items": _of_types(items, body), "ScannedCount": len(items)}
         if len(chosen) >= limit:
             last = items[-1]
             keys = (body["ExpressionAttributeNames"]["#key"], *RANGE_KEYS)
@@ -147,6 +149,15 @@ def _key(item: Mapping[str, JsonObject]) -> tuple[str, str]:
     hash_key = next(item[name]["S"] for name in ("id", "slot", "fleet") if name in item)
     range_key = next((item[name]["S"] for name in RANGE_KEYS if name in item), "")
     return hash_key, range_key
+
+
+def _of_types(items: Sequence[JsonObject], body: JsonObject) -> Sequence[JsonObject]:
+    """What the one filter that the service sends leaves."""
+    if "FilterExpression" not in body:
+        return items
+    values = body["ExpressionAttributeValues"]
+    wanted = {value["S"] for name, value in values.items() if name.startswith(":type")}
+    return [item for item in items if "type" not in item or item["type"]["S"] in wanted]
 
 
 def _refused(item: JsonObject | None) -> tuple[int, JsonObject]:

@@ -37,6 +37,8 @@ class Heartbeats:
         }
         if heartbeat.held_back_s:
             item["held_back_s"] = {"N": str(heartbeat.held_back_s)}
+        if heartbeat.wakeup:
+            item["wakeup"] = {"S": heartbeat.wakeup}
         await self._requester.decide(requests.put_row(self._table, item), rank=self._rank)
 
     async def delete(self, processor: str) -> None:

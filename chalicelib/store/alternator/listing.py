@@ -1,26 +1,28 @@
 """The views' lists: a walk along the timeline, and the tasks that it leads to."""
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
-from chalicelib.store.alternator import requests, time_index
-from chalicelib.store.alternator.directory import named_shards
+from chalicelib.clock import Clock
+from chalicelib.store.alternator import earlier, rows
+from chalicelib.store.alternator.earlier import Earlier
 from chalicelib.store.alternator.lookup import tasks_by_id
 from chalicelib.store.alternator.parallel import Parallel
-from chalicelib.store.alternator.requests import Item
-from chalicelib.store.alternator.streams import Stream, merged
-from chalicelib.store.alternator.time_index import Indexes, TimeIndex
+from chalicelib.store.alternator.places import Indexes
+from chalicelib.store.alternator.streams import Entry, Stream
+from chalicelib.store.alternator.timeline import Timeline
+from chalicelib.store.alternator.walk import Span, Walk
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.contract import PAGE_PAYLOAD_CHARS, Position, TaskFilter, TaskPage
-from chalicelib.task import Task
-
-T = TypeVar("T", bound=tuple[Any, ...])
+from chalicelib.task import Task, TaskState
 
 EXAMINED_MAX = 2_000
-DIRECTORY_PAGE = 200
+SCANNED_AS_EXAMINED = 50
+"""So many rows that a filter left out cost the store as much as one task that was read."""
 CHUNK_LEAST, CHUNK_MOST = 50, 100
 """Rows of the timeline whose tasks are read together."""
+AHEAD_MS = 60_000
+"""No task whose `send_ts` is farther ahead has been claimed, whatever the clocks say."""
 
 
 class Listing:
@@ -35,36 +37,71 @@ class Listing:
         indexes: Indexes,
         parallel: Parallel,
         table: str,
+        clock: Clock,
         examined_max: int = EXAMINED_MAX,
     ) -> None:
         self._requester = requester
         self._indexes = indexes
         self._parallel = parallel
         self._table = table
+        self._clock = clock
         self._examined_max = examined_max
+        self._earlier = Earlier(requester, indexes.table, clock)
 
     async def list(self, filter: TaskFilter) -> TaskPage:
-        """See TaskStore."""
-        index = self._indexes.open if filter.walks_open else self._indexes.all
-        walk = Walk(self._requester, self._parallel, index, filter).positions()
-        found: list[Task] = []
-        examined = payload_chars = 0
+        """See TaskStore. All of it within one deadline: a task whose state changes meanwhile stands
+        in one of the kinds that are walked for at least as long."""
+        deadline_s = self._requester.deadline_s()
+        walk = await self._walk(filter, deadline_s)
+        found, examined, payload_chars = list[Task](), 0, 0
         size = min(CHUNK_MOST, max(filter.limit + 1, CHUNK_LEAST))
-        while chunk := await _chunk(walk, size):
-            for task in await self._fitting(chunk, filter):
+        last: str | None = None
+        while entries := await walk.take(size):
+            chunk = _positions(entries, last, filter)
+            for task in await self._fitting(chunk, filter, deadline_s):
                 if len(found) == filter.limit or payload_chars >= PAGE_PAYLOAD_CHARS:
                     return TaskPage(found, Position(found[-1].send_ts_ms, found[-1].id))
                 found.append(task)
                 payload_chars += len(task.payload or "")
-            examined += len(chunk)
+            last = entries[-1].at
+            scanned = sum(entry.scanned for entry in entries)
+            examined += len(chunk) + scanned // SCANNED_AS_EXAMINED
             if examined >= self._examined_max:
-                return TaskPage(found, chunk[-1])
+                return TaskPage(found, rows.position_of(last))
         return TaskPage(found, None)
 
-    async def _fitting(self, chunk: Sequence[Position], filter: TaskFilter) -> Sequence[Task]:
+    async def _walk(self, filter: TaskFilter, deadline_s: float) -> Walk:
+        span = _span(filter, self._clock.now_ms())
+        names = filter.indexes
+        kinds = [kind for kind in self._indexes.timelines if kind.kind in names]
+        walk = Walk(
+            self._requester, self._parallel, kinds, span, deadline_s=deadline_s, rank=Rank.LIST
+        )
+        await walk.begin(await self._streams(walk, kinds, span, deadline_s))
+        return walk
+
+    async def _streams(
+        self, walk: Walk, kinds: Sequence[Timeline], span: Span, deadline_s: float
+    ) -> Sequence[Stream]:
+        """Of what version 0.1 left: it had no `failed`."""
+        kind = earlier.OPEN if kinds == [self._indexes.open] else earlier.ALL
+        shards = await self._earlier.shards(kind, deadline_s)
+        return earlier.streams(
+            shards,
+            kind,
+            lambda slot, low: walk.query(self._indexes.table, slot, low),
+            low=span.low,
+            descending=span.descending,
+        )
+
+    async def _fitting(
+        self, chunk: Sequence[Position], filter: TaskFilter, deadline_s: float
+    ) -> Sequence[Task]:
         """A create that lost against another under its id may have left rows elsewhere."""
         ids = [position.id for position in chunk]
-        tasks = await tasks_by_id(self._requester, self._table, ids)
+        tasks = await tasks_by_id(
+            self._requester, self._table, ids, deadline_s=deadline_s, rank=Rank.LIST
+        )
         found = ((position, tasks.get(position.id)) for position in chunk)
         return [
             task
@@ -73,96 +110,27 @@ class Listing:
         ]
 
 
-class Walk:
-    """Along one index, in the order of a filter, through all shards."""
-
-    def __init__(
-        self, requester: Requester, parallel: Parallel, index: TimeIndex, filter: TaskFilter
-    ) -> None:
-        self._requester = requester
-        self._parallel = parallel
-        self._index = index
-        self._filter = filter
-        self._span = _span(filter)
-
-    async def positions(self) -> AsyncIterator[Position]:
-        """Those behind `after`, in order, fetched as they are read.
-
-        A task can have a row in two shards, if SHARDS was changed: they stand side by side.
-        """
-        previous: Position | None = None
-        async for bucket, shards in self._buckets():
-            async for position in self._bucket(bucket, shards):
-                if position != previous and self._filter.is_ahead(position):
-                    yield position
-                previous = position
-
-    async def _buckets(self) -> AsyncIterator[tuple[int, Sequence[int]]]:
-        """Buckets that overlap the span, in order, each with the shards whose directory has it."""
-        index, (low, high) = self._index, self._span
-        shards = sorted(await named_shards(self._requester, index, rank=Rank.LIST))
-        first = time_index.time_key(index.bucket_of(time_index.time_of(low)))
-        streams = [self._directory(shard, (first, high)) for shard in shards]
-        bucket, owners = None, list[int]()
-        async for named, shard in self._merged(streams):
-            if bucket is not None and named != bucket:
-                yield bucket, owners
-                owners = []
-            bucket = named
-            owners.append(shard)
-        if bucket is not None:
-            yield bucket, owners
-
-    def _directory(self, shard: int, between: tuple[str, str]) -> Stream[tuple[int, int]]:
-        request = requests.query(
-            self._index.table,
-            "slot",
-            self._index.directory(shard),
-            between=between,
-            limit=DIRECTORY_PAGE,
-            descending=self._filter.descending,
-        )
-
-        def read(row: Item) -> tuple[int, int]:
-            return time_index.time_of(row["at"]["S"]), shard
-
-        return Stream(self._requester, request, read)
-
-    def _bucket(self, bucket: int, shards: Sequence[int]) -> AsyncIterator[Position]:
-        def stream(shard: int) -> Stream[Position]:
-            request = requests.query(
-                self._index.table,
-                "slot",
-                self._index.slot(shard, bucket),
-                between=self._span,
-                limit=max(self._filter.limit + 1, CHUNK_LEAST),
-                descending=self._filter.descending,
-            )
-            return Stream(self._requester, request, time_index.position_of)
-
-        return self._merged(list(map(stream, shards)))
-
-    def _merged(self, streams: Sequence[Stream[T]]) -> AsyncIterator[T]:
-        return merged(streams, self._parallel, descending=self._filter.descending)
+def _positions(entries: Sequence[Entry], last: str | None, filter: TaskFilter) -> list[Position]:
+    """Of the rows that lie ahead, each once: two rows of a task stand side by side."""
+    texts = dict.fromkeys(entry.at for entry in entries if not entry.scanned and entry.at != last)
+    return [position for position in map(rows.position_of, texts) if filter.is_ahead(position)]
 
 
-def _span(filter: TaskFilter) -> tuple[str, str]:
-    """The first and the last key that a walk reads."""
-    low = max(filter.since_ms or time_index.YEAR_ONE_MS, time_index.YEAR_ONE_MS)
-    high = filter.until_ms
-    if filter.after is not None and not filter.descending:
-        low = max(low, filter.after.send_ts_ms)
+def _span(filter: TaskFilter, now_ms: int) -> Span:
+    """What a walk reads."""
+    lows, highs = [filter.since_ms], [filter.until_ms]
+    if filter.states is not None and TaskState.SCHEDULED not in filter.states:
+        highs.append(now_ms + AHEAD_MS)
     if filter.after is not None and filter.descending:
-        last = filter.after.send_ts_ms + 1
-        high = last if high is None else min(high, last)
-    return time_index.time_key(low), "9" * 15 if high is None else time_index.time_key(high)
-
-
-async def _chunk(positions: AsyncIterator[Position], size: int) -> Sequence[Position]:
-    """The next ones, at most so many."""
-    chunk: list[Position] = []
-    async for position in positions:
-        chunk.append(position)
-        if len(chunk) == size:
-            break
-    return chunk
+        highs.append(filter.after.send_ts_ms + 1)
+    elif filter.after is not None:
+        lows.append(filter.after.send_ts_ms)
+    low_ms = max((ms for ms in lows if ms is not None), default=rows.YEAR_ONE_MS)
+    high_ms = min((ms for ms in highs if ms is not None), default=None)
+    return Span(
+        low=rows.time_key(max(low_ms, rows.YEAR_ONE_MS)),
+        high=rows.LAST if high_ms is None else rows.time_key(max(high_ms, rows.YEAR_ONE_MS)),
+        descending=filter.descending,
+        types=filter.types,
+        wanted=max(filter.limit + 1, CHUNK_LEAST),
+    )

@@ -5,12 +5,18 @@ from collections.abc import Iterable
 from chalicelib.errors import UnreadableTask
 from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.requests import Item
+from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.task import Task
 
 
 async def tasks_by_id(
-    requester: Requester, table: str, ids: Iterable[str], *, deadline_s: float | None = None
+    requester: Requester,
+    table: str,
+    ids: Iterable[str],
+    *,
+    deadline_s: float | None = None,
+    rank: Rank | None = None,
 ) -> dict[str, Task | None]:
     """These tasks as last committed, tombstones included; missing ones are left out.
 
@@ -18,7 +24,7 @@ async def tasks_by_id(
     """
     keys: list[Item] = [{"id": {"S": id}} for id in dict.fromkeys(ids)]
     tasks: dict[str, Task | None] = {}
-    for item in await requester.get_items(table, keys, deadline_s=deadline_s):
+    for item in await requester.get_items(table, keys, deadline_s=deadline_s, rank=rank):
         try:
             tasks[item["id"]["S"]] = requests.decode_task(item)
         except UnreadableTask:

@@ -14,13 +14,16 @@ from chalicelib.store.alternator.index_rows import IndexRows
 from chalicelib.store.alternator.lookup import tasks_by_id
 from chalicelib.store.alternator.obsolete import ObsoleteRows
 from chalicelib.store.alternator.outcome import ConditionFailed
+from chalicelib.store.alternator.parallel import Parallel
+from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.sweep import Sweeper
-from chalicelib.store.alternator.time_index import Indexes
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Heartbeat, Hint, HintPage, Pressure, Refused
 from chalicelib.task import Task, TaskState
+
+SWEEP_PARALLEL = 4
 
 
 class AlternatorTaskQueue:
@@ -41,11 +44,11 @@ class AlternatorTaskQueue:
         self._indexes = Indexes(prefix, shards)
         requester = Requester(transport, clock, rng=rng, rank=Rank.READ)
         self._requester = requester
-        self._rows = IndexRows(requester, self._indexes, clock)
-        self._hints = Hints(requester, self._indexes.schedule, shards, clock)
+        self._rows = IndexRows(requester, self._indexes, clock, rng)
+        self._hints = Hints(requester, self._indexes.schedule, clock)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.HEARTBEAT)
         self._sweeper = Sweeper(
-            requester, self._hints, self._rows, self._indexes, self._tasks, clock
+            requester, self._rows, self._indexes, Parallel(SWEEP_PARALLEL), self._tasks, clock
         )
         self._obsolete = ObsoleteRows(requester, self._sweeper, clock)
 
@@ -69,6 +72,11 @@ class AlternatorTaskQueue:
     async def shards(self) -> Collection[int]:
         return await self._hints.shards()
 
+    async def occupied(
+        self, shards: Collection[int], *, since_ms: int, until_ms: int
+    ) -> Collection[int]:
+        return await self._hints.occupied(shards, since_ms=since_ms, until_ms=until_ms)
+
     async def due(
         self, shard: int, *, since_ms: int | None, until_ms: int, limit: int, resume: str | None
     ) -> HintPage:
@@ -77,11 +85,12 @@ class AlternatorTaskQueue:
         )
 
     async def forget_hint(self, hint: Hint) -> None:
-        self._obsolete.add(self._indexes.hint_row(hint.due_at_ms, hint.id, hint.type))
+        self._obsolete.add(self._indexes.schedule.row_of(hint))
 
     async def forget_open(self, task: Task) -> None:
         failed_id = task.id if task.state is TaskState.FAILED else None
-        self._obsolete.add(self._indexes.open.row(task.send_ts_ms, task.id), failed_id)
+        for row in self._indexes.obsolete(task):
+            self._obsolete.add(row, failed_id)
 
     async def flush(self, *, age_s: float = 0.0) -> None:
         await self._obsolete.flush(age_s)
@@ -155,6 +164,8 @@ class AlternatorTaskQueue:
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
         if settled.due_at_ms is not None:
             await self._rows.put_hint(settled, until_s)
+        elif settled.state is TaskState.FAILED:
+            settled = await self._rows.put_failed(settled, until_s)
         request = requests.change(self._tasks, held, settled)
         try:
             await self._requester.decide(request, key=held.id, deadline_s=until_s, rank=Rank.SETTLE)

@@ -33,8 +33,8 @@ class Records:
 
     async def create(self, task: Task) -> Task:
         deadline_s = self._requester.deadline_s()
-        await self._rows.put([task], deadline_s)
-        return await self._put(task, deadline_s)
+        (placed,) = await self._rows.put([task], deadline_s)
+        return await self._put(placed, deadline_s)
 
     async def create_many(self, tasks: Sequence[Task]) -> Sequence[Task | SchedulerError]:
         """Known ones are found first: no rows are put again that may have been taken away."""
@@ -43,7 +43,7 @@ class Records:
         try:
             known = await tasks_by_id(self._requester, self._table, ids, deadline_s=deadline_s)
             new = [task for task in tasks if known.get(task.id) is None]
-            await self._rows.put(new, deadline_s)
+            placed = {task.id: task for task in await self._rows.put(new, deadline_s)}
         except SchedulerError as error:
             return [error] * len(tasks)
 
@@ -51,7 +51,7 @@ class Records:
             try:
                 if (stored := known.get(task.id)) is not None:
                     return _same_create(task, stored)
-                return await self._put(task, deadline_s)
+                return await self._put(placed[task.id], deadline_s)
             except SchedulerError as error:
                 return error
 
@@ -83,7 +83,7 @@ class Records:
             if failed.state is not TaskState.FAILED:
                 raise TaskNotFailed(failed)
             retried = failed.retried(now_ms=now_ms, token=token)
-            await self._rows.put([retried], deadline_s)
+            await self._rows.put_again([retried], deadline_s)
             request = requests.retry(self._table, failed, retried)
             try:
                 await self._requester.decide(request, key=task_id, deadline_s=deadline_s)

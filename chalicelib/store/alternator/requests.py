@@ -6,7 +6,7 @@ The conditional writes of a task's life are here, each once. Names are always wr
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple, get_args
 
@@ -225,28 +225,33 @@ def query(
     between: tuple[str, str] | None = None,
     limit: int | None = None,
     descending: bool = False,
-    start: Item | None = None,
+    types: Collection[str] | None = None,
 ) -> Request:
-    """Rows of one partition in order of `at`, both bounds inclusive."""
-    condition, values = "#key = :key", {":key": {"S": value}}
-    names = {"#key": key}
+    """Rows of one partition in order of `at`, both bounds inclusive.
+
+    types: leave out rows that tell another type. limit counts them all the same.
+    """
+    names, values = {"#key": key}, {":key": {"S": value}}
+    body: JsonObject = {"TableName": table, "KeyConditionExpression": "#key = :key"}
+    body |= {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
+    body |= {"ConsistentRead": True, "ScanIndexForward": not descending}
     if between is not None:
-        condition += " AND #at BETWEEN :low AND :high"
+        body["KeyConditionExpression"] += " AND #at BETWEEN :low AND :high"
         names["#at"] = "at"
         values |= {":low": {"S": between[0]}, ":high": {"S": between[1]}}
-    body: JsonObject = {
-        "TableName": table,
-        "KeyConditionExpression": condition,
-        "ExpressionAttributeNames": names,
-        "ExpressionAttributeValues": values,
-        "ConsistentRead": True,
-        "ScanIndexForward": not descending,
-    }
+    if types is not None:
+        body["FilterExpression"] = _of_types(types, names, values)
     if limit is not None:
         body["Limit"] = limit
-    if start is not None:
-        body["ExclusiveStartKey"] = start
     return Request("Query", body)
+
+
+def _of_types(types: Collection[str], names: JsonObject, values: JsonObject) -> str:
+    """Rows that tell no type, or one of these."""
+    wanted = {f":type{number}": {"S": type} for number, type in enumerate(sorted(types))}
+    names["#type"] = "type"
+    values |= wanted
+    return f"attribute_not_exists(#type) OR #type IN ({', '.join(wanted)})"
 
 
 def write_rows(
@@ -276,6 +281,7 @@ def decode_heartbeat(item: Item) -> Heartbeat:
         written_ms=int(item["beat_ms"]["N"]),
         interval_ms=int(item["interval_ms"]["N"]),
         held_back_s=int(item["held_back_s"]["N"]) if "held_back_s" in item else 0,
+        wakeup=item["wakeup"]["S"] if "wakeup" in item else None,
     )
 
 

@@ -11,8 +11,8 @@ from chalicelib.store.alternator.heartbeats import Heartbeats
 from chalicelib.store.alternator.index_rows import IndexRows
 from chalicelib.store.alternator.listing import EXAMINED_MAX, Listing
 from chalicelib.store.alternator.parallel import Parallel
+from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.records import Records
-from chalicelib.store.alternator.time_index import Indexes
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.contract import Heartbeat, Pressure, TaskFilter, TaskPage
@@ -44,7 +44,7 @@ class AlternatorTaskStore:
         self._prefix = prefix
         self._rows = IndexRows(requester, indexes, clock)
         self._records = Records(requester, self._rows, parallel, tasks)
-        self._listing = Listing(requester, indexes, parallel, tasks, examined_max)
+        self._listing = Listing(requester, indexes, parallel, tasks, clock, examined_max)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.VIEW)
 
     @classmethod

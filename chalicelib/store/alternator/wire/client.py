@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
+from chalicelib.store import cost
 from chalicelib.store.alternator.requests import Item, JsonObject, Request
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import VIEWS, Transport
@@ -57,7 +58,6 @@ class Client:
     """
 
     def __init__(self, thread: LoopThread, requester: Requester) -> None:
-        self.run = thread.run
         self.requester = requester
         self._thread = thread
 
@@ -78,6 +78,11 @@ class Client:
             thread.close()
             raise
         return cls(thread, Requester(transport, clock, **options))
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """See LoopThread."""
+        with cost.waiting(self.requester.clock):
+            return self._thread.run(coroutine)
 
     def close(self) -> None:
         self.run(self.requester.close())
@@ -101,8 +106,8 @@ class Client:
         """See Requester; pages are fetched as they are read."""
         following: Request | None = request
         while following is not None:
-            page, following = self.run(self.requester.page(following))
-            yield from page
+            items, following, _ = self.run(self.requester.page(following))
+            yield from items
 
     def get_items(self, table: str, keys: Sequence[Item]) -> Sequence[Item]:
         """See Requester."""

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from random import Random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from chalicelib.clock import Clock
 from chalicelib.errors import StoreBusy, StoreUnavailable
@@ -17,6 +17,7 @@ from chalicelib.store.alternator.requests import Item, JsonObject, Request
 from chalicelib.store.alternator.wire import tls
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.contract import Pressure
+from chalicelib.store.cost import count_request
 
 PATIENCE_S = 8.0
 """A call gives up after this; API Gateway would at 29 s."""
@@ -48,6 +49,15 @@ class Wire(Protocol):
     async def close(self) -> None: ...
 
 
+class Page(NamedTuple):
+    """following: the request for the next page; None at the end. scanned: rows that were looked at,
+    those that a filter left out among them."""
+
+    items: Sequence[Item]
+    following: Request | None
+    scanned: int
+
+
 class Requester:
     """Call it in the event loop of its wire.
 
@@ -69,8 +79,8 @@ class Requester:
         patience_s: float = PATIENCE_S,
         rank: Rank = Rank.VIEW,
     ) -> None:
+        self.clock = clock
         self._wire = wire
-        self._clock = clock
         self._rng = rng or Random()
         self._sleep = sleep
         self._patience_s = patience_s
@@ -85,7 +95,7 @@ class Requester:
 
     def deadline_s(self) -> float:
         """Of what begins now, by the monotonic clock; several calls can share one."""
-        return self._clock.monotonic_s() + self._patience_s
+        return self.clock.monotonic_s() + self._patience_s
 
     async def decide(
         self,
@@ -95,16 +105,16 @@ class Requester:
         deadline_s: float | None = None,
         rank: Rank | None = None,
     ) -> JsonObject:
-        """Send until answered: never again before the last try came to nothing.
-
-        Raises ConditionFailed, StoreBusy if it was never sent, StoreUnavailable or StoreMismatch.
+        """Send until answered: never again before the last try came to nothing. Raises
+        ConditionFailed, StoreBusy if it was never sent, StoreUnavailable or StoreMismatch.
         """
-        rank = rank or self._rank
+        rank, was_sent = rank or self._rank, False
         deadline_s = self.deadline_s() if deadline_s is None else deadline_s
-        send, was_sent = partial(self._wire.send, request, key=key, rank=rank), False
+        send = partial(self._wire.send, request, key=key, rank=rank)
         for attempt, pause_s in enumerate(outcome.pauses_s(self._rng)):
             if (left_s := self._left_s(deadline_s)) <= 0:
                 raise _unanswered(was_sent, "no time is left")
+            count_request()
             try:
                 return await send(attempt=attempt, timeout_s=left_s, is_repeated=was_sent)
             except StoreBusy as error:
@@ -119,34 +129,37 @@ class Requester:
         raise AssertionError("pauses never end")
 
     async def page(
-        self, request: Request, *, rank: Rank | None = None
-    ) -> tuple[Sequence[Item], Request | None]:
-        """One page of a Query or a Scan, and the request for the next page, None at the end.
-
-        A page can be empty and still not be the last.
-        """
-        answer = await self.decide(request, rank=rank)
-        start = answer.get("LastEvaluatedKey")
+        self, request: Request, *, deadline_s: float | None = None, rank: Rank | None = None
+    ) -> Page:
+        """One page of a Query or a Scan. It can be empty and still not be the last."""
+        answer = await self.decide(request, deadline_s=deadline_s, rank=rank)
+        items, start = answer["Items"], answer.get("LastEvaluatedKey")
         following = Request(request.action, request.body | {"ExclusiveStartKey": start})
-        return answer["Items"], following if start else None
+        return Page(items, following if start else None, answer.get("ScannedCount", len(items)))
 
     async def items(self, request: Request, *, rank: Rank | None = None) -> AsyncIterator[Item]:
         """The items of all pages of a Query or a Scan."""
         following: Request | None = request
         while following is not None:
-            page, following = await self.page(following, rank=rank)
-            for item in page:
+            items, following, _ = await self.page(following, rank=rank)
+            for item in items:
                 yield item
 
     async def get_items(
-        self, table: str, keys: Sequence[Item], *, deadline_s: float | None = None
+        self,
+        table: str,
+        keys: Sequence[Item],
+        *,
+        deadline_s: float | None = None,
+        rank: Rank | None = None,
     ) -> Sequence[Item]:
         """Consistent reads of any number of distinct keys; missing ones are left out."""
         found: list[Item] = []
         for start in range(0, len(keys), 100):
             left = keys[start : start + 100]
             while left:
-                answer = await self.decide(requests.get_many(table, left), deadline_s=deadline_s)
+                request = requests.get_many(table, left)
+                answer = await self.decide(request, deadline_s=deadline_s, rank=rank)
                 found += answer["Responses"].get(table, [])
                 left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
         return found
@@ -167,7 +180,7 @@ class Requester:
                 left = Request("BatchWriteItem", {"RequestItems": unprocessed})
 
     def _left_s(self, deadline_s: float) -> float:
-        return deadline_s - self._clock.monotonic_s()
+        return deadline_s - self.clock.monotonic_s()
 
 
 def _unanswered(was_sent: bool, cause: str) -> StoreUnavailable:
