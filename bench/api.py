@@ -29,7 +29,7 @@ def create(options: Options) -> list[Row]:
     with machine.turn(options.lock), machine.engine() as engine:
         later = _counted(engine, count, SPREAD_MS)
         now = _counted(engine, count, 0)
-        cpu = _process(["create", str(count)], engine.port)
+        cpu = in_process(["create", str(count)], engine.port)
     return [
         _requests("requests, create", f"{count} of them for the next 5 minutes", later, count),
         _requests("requests, create now", f"{count} of them for now", now, count),
@@ -120,8 +120,8 @@ def _cpu(cpu: Mapping[str, Any]) -> Row:
 
 def cold(options: Options) -> list[Row]:
     with machine.turn(options.lock), machine.engine() as engine:
-        _process(["cold"], engine.port)
-        runs = [_process(["cold"], engine.port) for _ in range(2 * options.rounds + 1)]
+        in_process(["cold"], engine.port)
+        runs = [in_process(["cold"], engine.port) for _ in range(2 * options.rounds + 1)]
         profile = _import_times(engine.port)
     wall_ms = middle([run["import_ms"] + run["request_ms"] for run in runs])
     top = ", ".join(f"{name} {ms:.0f}" for name, ms in list(profile.items())[:SHOWN])
@@ -142,7 +142,8 @@ def cold(options: Options) -> list[Row]:
     ]
 
 
-def _process(arguments: list[str], port: int, *options: str) -> Any:
+def in_process(arguments: list[str], port: int, *options: str) -> Any:
+    """What a part of `bench.api_process` found. Raises Broken."""
     ran = _ran(arguments, port, *options)
     return json.loads(ran.stdout)
 
