@@ -81,8 +81,11 @@ class Indexes:
         return _row(self.open, task, self.place_of(task).level)
 
     def failed_row(self, task: Task) -> Row | None:
-        """None if it never failed."""
+        """None if it never failed. Where a processor of version 0.1 failed it, nothing tells the
+        level: then the sweep puts it at level 0."""
         level = self.place_of(task).failed_level
+        if level is None and task.state is TaskState.FAILED:
+            level = 0
         return None if level is None else _row(self.failed, task, level)
 
     def rows(self, task: Task) -> list[Row]:
