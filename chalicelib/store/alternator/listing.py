@@ -88,13 +88,7 @@ class Listing:
         """Of what version 0.1 left: it had no `failed`."""
         kind = earlier.OPEN if kinds == [self._indexes.open] else earlier.ALL
         shards = await self._earlier.shards(kind, deadline_s)
-        return earlier.streams(
-            shards,
-            kind,
-            lambda slot, low: walk.query(self._indexes.table, slot, low),
-            low=span.low,
-            descending=span.descending,
-        )
+        return earlier.streams(shards, kind, walk.query, low=span.low, descending=span.descending)
 
     async def _fitting(
         self, chunk: Sequence[Position], filter: TaskFilter, deadline_s: float

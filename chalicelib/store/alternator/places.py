@@ -1,5 +1,6 @@
 """Where the rows of each task are. Its record tells, so that they can be deleted and put again."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol, Self
@@ -20,7 +21,9 @@ class Place(NamedTuple):
     failed_level: int | None = None
 
     @classmethod
+    @functools.lru_cache(maxsize=10_000)
     def of(cls, text: str) -> Self:
+        """Few differ, and each is asked for several times a create."""
         return cls(*map(int, text.split("/")))
 
     @property
@@ -120,6 +123,8 @@ class Indexes:
 
     def buckets(self, task: Task) -> list[Bucket]:
         """Where the rows are that the task needs."""
+        if task.state is TaskState.DELETED:
+            return []
         buckets: list[Bucket] = [*self._path(self.all, task), *self.failed_buckets(task)]
         if task.state in UNFINISHED:
             buckets += [self.hint_bucket(task), *self._path(self.open, task)]
