@@ -39,7 +39,7 @@ from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Hint, Refused, TaskFilter
 from chalicelib.task import Task, TaskState, shard_of
 from tests.support.engine import Engine
-from tests.support.fakes import NOON_MS, FakeClock, Ids, hint_of, new_task
+from tests.support.fakes import NOON_MS, FakeClock, Ids, NoLot, hint_of, new_task
 from tests.support.front import HOSTS, Front, front
 from tests.support.profile import CheckedTransport
 from tests.support.wires import BotoWire, FaultyWire
@@ -67,7 +67,7 @@ def store(
 ) -> AlternatorTaskStore:
     client = Client(thread, Requester(faulty, clock, rng=Random(1), sleep=clock.sleep))
     prefix, shards = settings.table_prefix, settings.shards
-    return AlternatorTaskStore(client, clock, prefix=prefix, shards=shards)
+    return AlternatorTaskStore(client, clock, prefix=prefix, shards=shards, rng=NoLot())
 
 
 def task_at(ms: int = NOON_MS, now_ms: int = NOON_MS) -> Task:
@@ -800,6 +800,74 @@ def test_retry_puts_its_hint_before_the_task(
     assert actions == ["BatchWriteItem", "BatchWriteItem", "UpdateItem"], "directory, hint, task"
 
 
+FAILED = TaskFilter(states=frozenset({TaskState.FAILED}))
+
+
+def test_of_a_failure_the_row_is_put_before_the_task(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    held = faulty_queue.claim(store.create(task_at()))
+    assert isinstance(held, Task)
+    settled, sent = held.failed("boom", now_ms=NOON_MS), faulty_queue.transport.sent
+    sent.clear()
+    faulty_queue.transport.lost = [("BatchWriteItem", "before")]
+    faulty_queue.transport.always = True
+    with pytest.raises(StoreUnavailable):
+        faulty_queue.run(faulty_queue.queue.settle(held, settled, until_s=0.2))
+    assert "UpdateItem" not in [request.action for request in sent]
+    faulty_queue.transport.lost = []
+    faulty_queue.run(faulty_queue.queue.settle(held, settled, until_s=1.0))
+    assert store.list(FAILED).tasks == [settled]
+
+
+def test_row_of_a_failure_that_was_never_committed_is_swept(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    """Its processor died between the row and the task, and the next attempt is completed."""
+    task, queue = store.create(task_at()), faulty_queue.queue
+    held = faulty_queue.claim(task)
+    assert isinstance(held, Task)
+    put = queue._rows.put_failed(held.failed("boom", now_ms=NOON_MS), 1.0)
+    faulty_queue.run(put)
+    failed_rows = _listed(queue, queue._indexes.failed.table, "failed")
+    assert len(faulty_queue.run(failed_rows)) == 1
+    faulty_queue.run(queue.settle(held, held.completed("x", now_ms=NOON_MS), until_s=1.0))
+    assert store.list(FAILED).tasks == []
+    assert faulty_queue.run(queue.sweep_segment(0, 1, now_ms=NOON_MS)) == 1
+    failed_rows = _listed(queue, queue._indexes.failed.table, "failed")
+    assert faulty_queue.run(failed_rows) == []
+
+
+def test_task_that_failed_is_listed_so_until_it_is_completed(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    """Its row stays while it is run again, and is deleted with its completion, or with itself."""
+    queue = faulty_queue.queue
+
+    def failed_rows() -> list[int]:
+        slot = _listed(queue, queue._indexes.failed.table, "failed")
+        found: list[int] = faulty_queue.run(slot)
+        return found
+
+    for end in ("complete", "delete"):
+        held = faulty_queue.claim(store.create(task_at()))
+        assert isinstance(held, Task)
+        faulty_queue.run(queue.settle(held, held.failed("no", now_ms=NOON_MS), until_s=1.0))
+        again = store.retry(held.id, now_ms=NOON_MS + 9, token="t")
+        assert len(failed_rows()) == 1
+        assert store.list(FAILED).tasks == []
+        if end == "complete":
+            held = faulty_queue.claim(again, claim="c2", now_ms=NOON_MS + 9)
+            assert isinstance(held, Task)
+            done = held.completed("x", now_ms=NOON_MS + 9)
+            faulty_queue.run(queue.settle(held, done, until_s=1.0))
+            faulty_queue.run(queue.forget_open(done))
+            faulty_queue.run(queue.flush())
+        else:
+            store.delete(held.id, now_ms=NOON_MS + 9, token="d")
+        assert failed_rows() == []
+
+
 def test_unknown_outcome_is_chased_no_longer_than_allowed(
     store: AlternatorTaskStore, faulty_queue: Queue, clock: FakeClock
 ) -> None:
@@ -910,12 +978,16 @@ def test_shards_without_hints_are_found_by_one_request(
 
     assert occupied(range(4)) == set()
     assert [request.action for request in sent] == ["BatchGetItem"]
-    store.create(task_at())
-    assert occupied(range(4)) == set(range(4)), "whoever puts the first hint names all shards"
+    shard = shard_of(store.create(task_at()).id, 4)
+    assert occupied(range(4)) == {shard}
     assert [request.action for request in sent] == ["BatchGetItem"]
-    assert occupied(range(4)) == set(range(4))
-    assert sent == []
+    assert occupied(range(4)) == {shard}
+    assert [request.action for request in sent] == ["BatchGetItem"], "of the other three"
     assert occupied([3]) == {3}
+    assert sent == []
+    store.create_many([task_at(), task_at()])
+    assert occupied(range(4)) == set(range(4)), "whoever puts many names all shards"
+    assert occupied(range(4)) == set(range(4))
     assert sent == []
     later_ms = NOON_MS + 5 * MINUTE_MS
     assert occupied(range(4), later_ms - 500) == set(range(4)), "it is not over yet"
@@ -1073,7 +1145,6 @@ def test_slow_sweep_looks_at_a_directory_row_once(
 ) -> None:
     """Many tasks lie in a bucket; one that is named nowhere is named for all of them."""
     past_level_0(faulty_queue)
-    store._rows._all._rows = (10**9,) * 3  # No lot falls by chance.
     tasks = [store.create(task_at(NOON_MS + n)) for n in range(130)]
     queue, sent = faulty_queue.queue, faulty_queue.transport.sent
     names = {row for task in tasks for row in queue._indexes.names(task)}

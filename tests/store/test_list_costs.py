@@ -23,7 +23,7 @@ from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Position, TaskFilter
 from chalicelib.task import VISIBLE, Task, TaskState
 from tests.support.engine import Engine
-from tests.support.fakes import NOON_MS, FakeClock, Ids, new_task
+from tests.support.fakes import NOON_MS, FakeClock, Ids, NoLot, new_task
 from tests.support.profile import CheckedTransport
 from tests.support.wires import FaultyWire
 
@@ -135,8 +135,8 @@ def site(
     settings = replace(settings, shards=16)
     counting = FaultyWire(wire)
     counted = Client(thread, Requester(counting, clock))
-    store = AlternatorTaskStore(counted, clock, prefix=settings.table_prefix, shards=16)
-    store._rows._all._rows = (10**9,) * 3  # No lot falls by chance.
+    prefix = settings.table_prefix
+    store = AlternatorTaskStore(counted, clock, prefix=prefix, shards=16, rng=NoLot())
     filling = Filling(Indexes(settings.table_prefix, 16))
     store.list(TaskFilter())  # Once a minute a process looks for rows of the version before.
     store.list(TaskFilter(states=SCHEDULED))

@@ -13,6 +13,7 @@ from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.store.contract import TaskFilter
 from chalicelib.task import Task, TaskState, shard_of
+from local.store_check import check_rows
 from tests.support.cluster import Cluster
 from tests.support.fakes import Ids, new_task
 
@@ -80,6 +81,12 @@ def test_shards_change_on_a_live_system(rollouts: list[Rollout]) -> None:
         assert not listed(anyone, TaskState.SCHEDULED)
     assert Counter(before.lines()) == Counter(task.result for task in tasks)
     assert {task.attempt for task in tasks} == {1}
+    for anyone in rollouts:
+        found = check_rows(anyone.settings, anyone.clock)
+        assert (found.line(), found.breaches) == (
+            f"kept: {len(ids)} tasks, {len(ids)} rows, 0 missing, 0 surplus, 0 unnamed",
+            [],
+        ), "each deletes the rows that the task has"
 
 
 def test_task_with_rows_under_two_settings_is_listed_once(rollouts: list[Rollout]) -> None:

@@ -185,6 +185,13 @@ def new_task(
     return Task.new(id=ids(), type=type, send_ts_ms=send_ts_ms, now_ms=now_ms, token=ids())
 
 
+class NoLot(Random):
+    """No lot falls on anybody."""
+
+    def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+        return 1
+
+
 def hint_of(task: Task, due_at_ms: int | None = None, shards: int = 4) -> Hint:
     """The hint that leads to the task as it is, or to another time."""
     due_at_ms = task.due_at_ms or 0 if due_at_ms is None else due_at_ms

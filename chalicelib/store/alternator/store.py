@@ -1,6 +1,7 @@
 """TaskStore on Alternator, for the views: it blocks until its requester has done the work."""
 
 from collections.abc import Sequence
+from random import Random
 from typing import Self
 
 from chalicelib.clock import Clock
@@ -25,7 +26,7 @@ WRITE_CHECK_S = 5.0
 class AlternatorTaskStore:
     """The contract of TaskStore. Each call runs as one coroutine in the event loop of `client`.
 
-    examined_max: see Listing.
+    examined_max: see Listing. rng: draws the lots of Density.
     """
 
     def __init__(
@@ -36,13 +37,14 @@ class AlternatorTaskStore:
         prefix: str = "",
         shards: int = 16,
         examined_max: int = EXAMINED_MAX,
+        rng: Random | None = None,
     ) -> None:
         requester, tasks = client.requester, f"{prefix}tasks"
         indexes, parallel = Indexes(prefix, shards), Parallel(PARALLEL_REQUESTS)
         self._client = client
         self._clock = clock
         self._prefix = prefix
-        self._rows = IndexRows(requester, indexes, clock)
+        self._rows = IndexRows(requester, indexes, clock, rng)
         self._records = Records(requester, self._rows, parallel, tasks)
         self._listing = Listing(requester, indexes, parallel, tasks, clock, examined_max)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.VIEW)
