@@ -37,7 +37,7 @@ class Attempt(NamedTuple):
     """One claim of a task, and what became of it.
 
     number: counts from 1. started_ts_ms: of the claim, and of the handler once that is known.
-    ended_ts_ms: when it was settled; of a lost lease, when that was over.
+    ended_ts_ms: when it was settled; of a lost lease, when that was over or was taken over.
     """
 
     number: int
@@ -47,11 +47,15 @@ class Attempt(NamedTuple):
     outcome: Outcome = Outcome.RUNNING
     error: str | None = None
 
-    def overtaken(self) -> "Attempt":
-        """As it is once another attempt stands behind it: settled, or its lease was lost."""
+    def overtaken(self, now_ms: int) -> "Attempt":
+        """As it is once another attempt stands behind it: settled, or its lease was lost.
+
+        now_ms: when it was claimed again: at the end of the lease, or before it by a takeover.
+        """
         if self.outcome is not Outcome.RUNNING:
             return self
-        ended_ms = self.started_ts_ms + LEASE_MS
+        since_ms, until_ms = self.started_ts_ms, self.started_ts_ms + LEASE_MS
+        ended_ms = min(max(since_ms, now_ms), until_ms)
         return self._replace(ended_ts_ms=ended_ms, outcome=Outcome.LEASE_LOST)
 
 
@@ -62,7 +66,10 @@ Attempts = tuple[Attempt, ...]
 def with_next(attempts: Attempts, processor: str, now_ms: int) -> Attempts:
     """With one more attempt; if the one before it still ran, its lease is lost."""
     number = attempts[-1].number + 1 if attempts else 1
-    return (*(earlier.overtaken() for earlier in attempts), Attempt(number, processor, now_ms))
+    return (
+        *(earlier.overtaken(now_ms) for earlier in attempts),
+        Attempt(number, processor, now_ms),
+    )
 
 
 def with_start(attempts: Attempts, now_ms: int) -> Attempts:

@@ -197,6 +197,15 @@ class Task(TaskRecord):
         """The next attempt, held by `processor` until its lease is over."""
         if not self.is_claimable(now_ms):
             raise IllegalChange(f"{self.state} task due at {self.due_at_ms} claimed at {now_ms}")
+        return self._held(now_ms=now_ms, claim=claim, processor=processor)
+
+    def taken_over(self, *, now_ms: int, claim: str, processor: str) -> Self:
+        """The next attempt in place of one whose process is known to be dead: its lease is lost,
+        and need not be over."""
+        self._must_run()
+        return self._held(now_ms=now_ms, claim=claim, processor=processor)
+
+    def _held(self, *, now_ms: int, claim: str, processor: str) -> Self:
         return replace(
             self,
             state=TaskState.RUNNING,

@@ -13,7 +13,7 @@ EVENTS = frozenset({"claim", "start", "kill", "settle", "print"})
 STORE_EVENTS = frozenset({"slow", "keeps_up"})
 """A process says that the store is slower than its load, and that this is over."""
 DEATH = "death"
-"""A line that whoever ended a process may add: its pid and when, by the monotonic clock."""
+"""A line of the supervisor, or of whoever ended a process: its pid and when, monotonic."""
 
 
 class Event(NamedTuple):

@@ -155,6 +155,24 @@ def test_attempt_that_was_overtaken_lost_its_lease() -> None:
     assert second.attempts[0].ended_ts_ms == NOON_MS + LEASE_MS
 
 
+@pytest.mark.parametrize(
+    "after_ms, ended_after_ms", [(300, 300), (-200, 0), (LEASE_MS + 5, LEASE_MS)]
+)
+def test_attempt_that_was_taken_over_ended_then(after_ms: int, ended_after_ms: int) -> None:
+    """At the end of its lease at the latest, and not before it began, however clocks differ."""
+    now_ms = NOON_MS + after_ms
+    taken = claimed(new_task(IDS)).taken_over(now_ms=now_ms, claim="c2", processor="q")
+    lost, running = taken.attempts
+    assert (lost.outcome, lost.ended_ts_ms) == (Outcome.LEASE_LOST, NOON_MS + ended_after_ms)
+    assert (running.number, running.processor, running.started_ts_ms) == (2, "q", now_ms)
+    assert (taken.claim, taken.due_at_ms, taken.leases_lost) == ("c2", now_ms + LEASE_MS, 1)
+
+
+def test_only_a_running_task_is_taken_over() -> None:
+    with pytest.raises(IllegalChange):
+        new_task(IDS).taken_over(now_ms=NOON_MS, claim="c", processor="p")
+
+
 def test_attempts_kept_are_the_first_and_the_last() -> None:
     task, now_ms = new_task(IDS), NOON_MS
     for count in range(1, 200):

@@ -12,7 +12,7 @@ from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError
 from chalicelib.output import check_descriptors
-from chalicelib.processing.ledger import Ledger
+from chalicelib.processing.ledger import Ledger, no_record
 from worker.ending import flush_or_drop
 from worker.life import Life
 from worker.supervisor import Supervisor
@@ -29,10 +29,9 @@ def main() -> int:
     try:
         check_descriptors()
         log.set_up_apart(clock)
-        if options.ledger:
-            Ledger(options.ledger, clock).close()
+        record = Ledger(options.ledger, clock) if options.ledger else no_record
         settings, life = Settings.from_env(), Life.in_file(options.life, clock)
-        return Supervisor(settings, options.processes, clock, life, options.ledger).run()
+        return Supervisor(settings, options.processes, clock, life, options.ledger, record).run()
     except SchedulerError as error:
         print(f"worker: {error}", file=sys.stderr)  # noqa: T201 - not started: no log yet
         return 2

@@ -8,18 +8,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from mmap import mmap
+from multiprocessing.connection import Connection
+from typing import Any, TypeAlias
 
 from chalicelib import log as logs
 from chalicelib.clock import Clock, SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreUnavailable
 from chalicelib.output import Lines, Outlet
-from chalicelib.processing import isolation
 from chalicelib.processing.context import Context
+from chalicelib.processing.held_claims import HeldClaims
+from chalicelib.processing.isolation import IsolatedProcess
 from chalicelib.processing.ledger import Ledger, no_record
 from chalicelib.processing.processor import Processor
 from chalicelib.store.alternator import outcome, tables
@@ -31,6 +35,8 @@ from worker.ending import ending_signals
 
 log = logging.getLogger(__name__)
 
+Pipe: TypeAlias = "Connection[Any, Any]"
+
 STORE_WAIT_S = 0.5
 STORE_PATIENCE_S = 3.0
 PARENT_LOOK_S = 0.2
@@ -40,14 +46,35 @@ COLLECT_AFTER = 10_000
 PR_SET_PDEATHSIG = 1
 
 
-class SharedWatchdog:
-    """Tells the supervisor when to kill this process, through memory they share."""
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What a process shares with its supervisor, and with those whose place it takes.
 
-    def __init__(self, kill_at_s: Any) -> None:
-        self._kill_at_s = kill_at_s
+    kill_at_s, turned_s: monotonic times: when to kill it; when its event loop last turned. claims:
+    memory for HeldClaims. family: an end of a pipe, held open by the process and by those that it
+    starts for handlers. dead: the other ends of such pipes of earlier processes.
+    """
+
+    kill_at_s: Any
+    turned_s: Any
+    claims: mmap
+    family: Pipe
+    dead: Sequence[Pipe] = ()
 
     def arm(self, kill_at_s: float) -> None:
-        self._kill_at_s.value = kill_at_s
+        """See Watchdog: the supervisor kills this process then."""
+        self.kill_at_s.value = kill_at_s
+
+    async def are_gone(self) -> None:
+        """Return once nothing is left of the earlier processes, nor of what they started."""
+        loop = asyncio.get_running_loop()
+        for pipe in self.dead:
+            closed = asyncio.Event()
+            loop.add_reader(pipe.fileno(), closed.set)
+            try:
+                await closed.wait()
+            finally:
+                loop.remove_reader(pipe.fileno())
 
 
 def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bool]) -> None:
@@ -71,13 +98,12 @@ def wait_for_store(settings: Settings, clock: Clock, is_stopped: Callable[[], bo
                 pause(STORE_WAIT_S)
 
 
-def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) -> None:
+def main(settings: Settings, shared: Shared, ledger: str | None) -> None:
     """Runs in a forked process; ends with the supervisor, however that ends."""
     # The supervisor's handlers were inherited; until ours stand, a signal simply ends us.
     for number in ending_signals():
         signal.signal(number, signal.SIG_DFL)
     _die_with(os.getppid())
-    isolation.preload(__name__)
     _collect_seldom()
     clock = StoreClock(SystemClock())
     stdout = os.dup(1)
@@ -90,9 +116,8 @@ def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) 
         record = Ledger(ledger, clock) if ledger else no_record
         lines = Lines(Outlet(stdout, clock), clock)
         context_on = partial(Context.of, settings, clock=clock, lines=lines, record=record)
-        watchdog = SharedWatchdog(kill_at_s)
         try:
-            asyncio.run(_run(settings, watchdog, turned_s, clock, context_on, lines))
+            asyncio.run(_run(settings, shared, clock, context_on, lines))
         finally:
             lines.close()
     finally:
@@ -101,8 +126,7 @@ def main(settings: Settings, kill_at_s: Any, turned_s: Any, ledger: str | None) 
 
 async def _run(
     settings: Settings,
-    watchdog: SharedWatchdog,
-    turned_s: Any,
+    shared: Shared,
     clock: Clock,
     context_on: Callable[..., Context],
     lines: Lines,
@@ -111,11 +135,15 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in ending_signals():
         loop.add_signal_handler(number, stop.set)
+    held = HeldClaims(memoryview(shared.claims), clock.monotonic_s())
     queue = AlternatorTaskQueue.open(settings, clock)
-    context = context_on(queue, listener=await Listener.open(settings))
-    noting = asyncio.create_task(_note_turns(turned_s, clock, lines))
+    isolate = partial(IsolatedProcess.start, family=shared.family)
+    context = replace(
+        context_on(queue, listener=await Listener.open(settings)), isolate=isolate, held=held
+    )
+    noting = asyncio.create_task(_note_turns(shared.turned_s, clock, lines))
     try:
-        await Processor(context, watchdog, kind="worker").run(stop)
+        await Processor(context, shared, kind="worker", are_gone=shared.are_gone).run(stop)
     finally:
         noting.cancel()
         await queue.close()

@@ -3,14 +3,18 @@
 import logging
 import multiprocessing
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from mmap import mmap
 from multiprocessing.context import ForkProcess
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 from chalicelib import log as logs
+from chalicelib.attempts import LEASE_MS
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
+from chalicelib.processing import held_claims
+from chalicelib.processing.ledger import Record, no_record
 from worker import child
 from worker.ending import ending_signals
 from worker.life import Life
@@ -21,8 +25,10 @@ LOOK_INTERVAL_S = 0.05
 SECOND_SIGNAL_AFTER_S = 1.0
 """Signals closer together are one: a terminal and a parent may both send it."""
 DRAIN_WITHIN_S = 6.7
-RESTART_WAIT_S = 0.1
-RESTART_WAIT_MAX_S = 5.0
+RESTART_WAIT_S = 0.05
+RESTART_WAIT_MAX_S = 0.25
+"""A place is empty for so long at most: what the dead process held is taken over by the next
+one, and must not wait."""
 STABLE_AFTER_S = 10.0
 TURNS_WITHIN_S = 10.0
 """A child whose event loop has stood still for longer shows no life; it is killed before."""
@@ -34,15 +40,34 @@ _processes = multiprocessing.get_context("fork")
 class Slot:
     """A place for one child. restarts: in quick row.
 
-    kill_at_s, turned_s: shared with the child, monotonic; its event loop last turned then.
+    kill_at_s, turned_s, claims: see Shared. family: of the child that lives; dead: of those before
+    it, by when each died.
     """
 
     kill_at_s: Any
     turned_s: Any
+    claims: mmap
+    family: "child.Pipe | None" = None
+    dead: list[tuple[float, child.Pipe]] = field(default_factory=list)
     process: ForkProcess | None = None
     started_s: float = 0.0
     start_at_s: float = 0.0
     restarts: int = 0
+
+
+def _slot(places: int) -> Slot:
+    claims = mmap(-1, held_claims.memory_bytes(places))
+    return Slot(RawValue("d", 0.0), RawValue("d", 0.0), claims)
+
+
+def _left(slot: Slot, now_s: float) -> list[child.Pipe]:
+    """Of the dead of whom something may live on; after a lease that makes no difference."""
+    for one in slot.dead[:]:
+        died_s, family = one
+        if family.poll() or now_s - died_s > LEASE_MS / 1000:
+            family.close()
+            slot.dead.remove(one)
+    return [family for _, family in slot.dead]
 
 
 class Supervisor:
@@ -55,12 +80,14 @@ class Supervisor:
         clock: Clock,
         life: Life,
         ledger: str | None = None,
+        record: Record = no_record,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._life = life
         self._ledger = ledger
-        self._slots = [Slot(RawValue("d", 0.0), RawValue("d", 0.0)) for _ in range(processes)]
+        self._record = record
+        self._slots = [_slot(settings.batch_size) for _ in range(processes)]
         self._signals_s: list[float] = []
 
     def run(self) -> int:
@@ -101,7 +128,7 @@ class Supervisor:
         """Start a child that is not there, unless it has to wait; end one that is stuck."""
         now_s = self._clock.monotonic_s()
         if slot.process is not None and slot.process.exitcode is not None:
-            self._bury(slot, now_s)
+            self._note_death(slot, now_s)
         if slot.process is None and now_s >= slot.start_at_s:
             self._start(slot, now_s)
         elif slot.process is not None:
@@ -109,18 +136,28 @@ class Supervisor:
 
     def _start(self, slot: Slot, now_s: float) -> None:
         slot.kill_at_s.value = 0.0
+        slot.family, theirs = _processes.Pipe(duplex=False)
+        shared = child.Shared(
+            kill_at_s=slot.kill_at_s,
+            turned_s=slot.turned_s,
+            claims=slot.claims,
+            family=theirs,
+            dead=_left(slot, now_s),
+        )
         slot.process = _processes.Process(
-            target=child.main,
-            args=(self._settings, slot.kill_at_s, slot.turned_s, self._ledger),
-            name="processor",
+            target=child.main, args=(self._settings, shared, self._ledger), name="processor"
         )
         slot.process.start()
+        theirs.close()
         slot.started_s = now_s
         extra = {"action": "process_started", "pid": slot.process.pid}
         log.info("process started", extra=extra)
 
-    def _bury(self, slot: Slot, now_s: float) -> None:
-        assert slot.process is not None
+    def _note_death(self, slot: Slot, now_s: float) -> None:
+        """It is over with the process; what it started for handlers may take a moment longer."""
+        assert slot.process is not None and slot.family is not None
+        self._record("death", None, pid=slot.process.pid)
+        slot.dead.append((now_s, slot.family))
         extra = {"action": "process_ended", "pid": slot.process.pid}
         log.warning("process ended with code %s", slot.process.exitcode, extra=extra)
         slot.process.close()

@@ -8,7 +8,7 @@ type take, tasks of another find room at their instant.
 
 import heapq
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -43,6 +43,7 @@ class Agenda:
         self._known: set[Hint] = set()
         self._closed: list[tuple[float, Hint]] = []
         self._heaps: dict[str, list[Entry]] = {}
+        self._first: deque[Hint] = deque()
         self._shared = max(1, places - max(1, places // SHARE_LEFT))
         self._seen_s: dict[str, float] = {}
         self._seen: set[str] = set()
@@ -65,6 +66,12 @@ class Agenda:
         heapq.heappush(self._heaps.setdefault(hint.type, []), Entry(at_ms, hint))
         self._size += 1
 
+    def put_first(self, hint: Hint) -> None:
+        """It is the next one, whatever else waits and whose turn it would be."""
+        self._known.add(hint)
+        self._first.append(hint)
+        self._size += 1
+
     def close(self, hint: Hint, forget_at_s: float) -> None:
         """It was dealt with: its row is about to be deleted, or left alone for some time."""
         self._known.add(hint)
@@ -77,6 +84,8 @@ class Agenda:
 
     def first_ms(self) -> float:
         """When the first hint is to be looked at; infinite if there is none."""
+        if self._first:
+            return self._first[0].due_at_ms
         return min((heap[0].at_ms for heap in self._heaps.values() if heap), default=math.inf)
 
     def next_ms(self, now_ms: int) -> float:
@@ -92,6 +101,8 @@ class Agenda:
         """The type whose turn it is; None if no hint is ready for which there is a place."""
         if self.free <= 0:
             return None
+        if self._first:
+            return self._first[0].type
         if now_s > self._looked_s + LOOK_EVERY_S:
             self._look(now_s)
         turn: str | None = None
@@ -118,7 +129,7 @@ class Agenda:
         self._size -= 1
         self._running[type] += 1
         self.free -= 1
-        return heapq.heappop(self._heaps[type]).hint
+        return self._first.popleft() if self._first else heapq.heappop(self._heaps[type]).hint
 
     def done(self, hint: Hint) -> None:
         """Its place is free."""

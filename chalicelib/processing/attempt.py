@@ -7,6 +7,8 @@ printed after its result is committed, by who committed it.
 import logging
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 from chalicelib.attempts import LEASE_MS, SETTLE_WITHIN_S, START_WITHIN_S
 from chalicelib.errors import StoreBusy, StoreUnavailable
@@ -26,6 +28,17 @@ LEASE_LOST_MS = 1_000
 """A task whose lease was lost before it could be settled is looked at again after this."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One that is sent. at_s, at_ms: when. entry: where it is noted in HeldClaims."""
+
+    hint: Hint
+    token: str
+    at_s: float
+    at_ms: int
+    entry: int | None
+
+
 class Attempts:
     """Makes attempts for one processor, any number side by side."""
 
@@ -39,6 +52,7 @@ class Attempts:
         self._queue = context.queue
         self._clock = context.clock
         self._rng = context.rng
+        self._held = context.held
         self._record = context.record
         self._counts = context.counts
 
@@ -48,48 +62,70 @@ class Attempts:
         claimed: called once it is known, or cannot be known now, what came of the claim.
         Raises UnreadableTask: then the hint stays where it is.
         """
-        claimed_s, claimed_ms = self._clock.monotonic_s(), self._clock.now_ms()
+        token = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+        at_s, at_ms = self._clock.monotonic_s(), self._clock.now_ms()
+        claim = Claim(hint, token, at_s, at_ms, self._held.put(hint, token, at_s))
         try:
-            answer = await self._claim(hint, claimed_s, claimed_ms)
+            return await self._made(claim, claimed)
+        finally:
+            self._held.leave(claim.entry)
+
+    async def _made(self, claim: Claim, claimed: Callable[[], None]) -> Again | None:
+        try:
+            answer = await self._answered(claim)
         except StoreBusy:
+            self._held.erase(claim.entry)
             self._counts["held_back"] += 1
             claimed()
             return Again(self._clock.now_ms() + HELD_BACK_MS)
         except StoreUnavailable as error:
             claimed()
-            return self._left_to_its_lease(hint, claimed_ms, error)
+            return self._left_to_its_lease(claim, error)
         claimed()
         if isinstance(answer, Refused):
+            self._held.erase(claim.entry)
             self._counts["refused"] += 1
-            return await obsolete.looked_at(hint, answer.task, self._queue, self._clock.now_ms())
+            now_ms = self._clock.now_ms()
+            return await obsolete.looked_at(claim.hint, answer.task, self._queue, now_ms)
         self._counts["claimed"] += 1
         self._record("claim", answer)
         of_claim = REQUEST_ID.set(answer.request_id)
         try:
-            return await self._see_through(hint, answer, claimed_s)
+            return await self._see_through(claim, answer)
         except StoreUnavailable as error:
-            return self._left_to_its_lease(hint, claimed_ms, error)
+            return self._left_to_its_lease(claim, error)
         finally:
             REQUEST_ID.reset(of_claim)
 
-    async def _claim(self, hint: Hint, claimed_s: float, claimed_ms: int) -> Task | Refused:
-        return await self._queue.claim(
+    async def _answered(self, claim: Claim) -> Task | Refused:
+        """What came of the claim; it takes the place of those of the dead."""
+        hint = claim.hint
+        ask, lost = self._queue.claim, self._held.lost_claims(hint.id)
+        if lost:
+            ask = partial(self._queue.take_over, lost=lost)
+        answer = await ask(
             hint,
-            claim=str(uuid.UUID(int=self._rng.getrandbits(128), version=4)),
+            claim=claim.token,
             processor=self._context.id,
-            now_ms=claimed_ms,
-            until_s=claimed_s + START_WITHIN_S,
+            now_ms=claim.at_ms,
+            until_s=claim.at_s + START_WITHIN_S,
         )
+        if lost and not _may_yet_be_claimed(answer):
+            self._held.forget(hint.id)
+        return answer
 
-    def _left_to_its_lease(self, hint: Hint, claimed_ms: int, error: StoreUnavailable) -> Again:
+    def _left_to_its_lease(self, claim: Claim, error: StoreUnavailable) -> Again:
         """What the store left unknown is known once the lease is over."""
-        extra = {"action": "left", "task_id": hint.id}
+        extra = {"action": "left", "task_id": claim.hint.id}
         log.warning("attempt left to its lease: %s", error, extra=extra)
-        return Again(claimed_ms + LEASE_MS)
+        return Again(claim.at_ms + LEASE_MS)
 
-    async def _see_through(self, hint: Hint, held: Task, claimed_s: float) -> Again | None:
-        settled = await self._execution.outcome(hint, held, claimed_s)
-        if not await self._settle(held, settled, claimed_s + SETTLE_WITHIN_S):
+    async def _see_through(self, claim: Claim, held: Task) -> Again | None:
+        hint = claim.hint
+        settled = await self._execution.outcome(hint, held, claim.at_s)
+        is_committed = await self._settle(held, settled, claim.at_s + SETTLE_WITHIN_S)
+        self._held.erase(claim.entry)
+        if not is_committed:
             self._counts["lease_lost"] += 1
             extra = _about(held, "lease_lost")
             log.warning("lost the lease before settling", extra=extra)
@@ -123,6 +159,12 @@ class Attempts:
             await self._queue.forget_hint(hint)
         if settled.state in FINISHED:
             await self._queue.forget_open(settled)
+
+
+def _may_yet_be_claimed(answer: Task | Refused) -> bool:
+    """Whether a claim that is still under way could be granted."""
+    task = answer.task if isinstance(answer, Refused) else None
+    return task is not None and task.state is TaskState.SCHEDULED
 
 
 def _about(task: Task, action: str) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.output import Lines
+from chalicelib.processing.held_claims import HeldClaims
 from chalicelib.processing.isolation import Isolated, IsolatedProcess
 from chalicelib.processing.ledger import Record, no_record
 from chalicelib.store.contract import TaskQueue
@@ -32,8 +33,9 @@ class Listening(Protocol):
 class Context:
     """id: of the processor. emit: prints one line. is_held_up: whether lines do not leave; then no
     task is claimed. isolate: makes a process of its own for a handler. record: takes note of what
-    happens. counts: what happened so far. listener: where wake-up messages arrive. sender: sends
-    them. Both are None where there are none.
+    happens. held: what is claimed, for whoever takes the place of this process. counts: what
+    happened so far. listener: where wake-up messages arrive. sender: sends them. Both are None
+    where there are none.
     """
 
     id: str
@@ -46,6 +48,7 @@ class Context:
     handlers: Mapping[str, Handler] = field(default_factory=lambda: HANDLERS)
     isolate: Callable[[Run], Awaitable[Isolated]] = IsolatedProcess.start
     record: Record = no_record
+    held: HeldClaims = field(default_factory=lambda: HeldClaims(bytearray(), 0.0))
     counts: Counter[str] = field(default_factory=Counter)
     listener: Listening | None = None
     sender: Sender | None = None

@@ -5,12 +5,14 @@ Should the handler end or block its process, the task alone bears it, not its ne
 
 import asyncio
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
 import threading
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.reduction import recv_handle, send_handle
 from random import Random
 from typing import Any, Protocol, Self
 
@@ -45,20 +47,29 @@ class Isolated(Protocol):
 
 
 class IsolatedProcess:
-    """Isolated in a child forked from a clean process, which takes a few milliseconds."""
+    """Isolated in a child forked from a clean process, which takes a few milliseconds.
 
-    def __init__(self, process: ForkServerProcess, pipe: "Connection[Any, Any]") -> None:
+    family: an end of a pipe that the child keeps open from before its handler starts until it ends.
+    """
+
+    def __init__(
+        self,
+        process: ForkServerProcess,
+        pipe: "Connection[Any, Any]",
+        family: "Connection[Any, Any] | None",
+    ) -> None:
         self._process = process
         self._pipe = pipe
+        self._family = family
 
     @classmethod
-    async def start(cls, run: Run) -> Self:
+    async def start(cls, run: Run, family: "Connection[Any, Any] | None" = None) -> Self:
         """Return once the child is ready to run the handler. Cancelling ends the child."""
         ours, theirs = _processes.Pipe()
         process = _processes.Process(
             target=_run_in_child, args=(theirs, run.task, run.bar_url), daemon=True
         )
-        isolated = cls(process, ours)
+        isolated = cls(process, ours, family)
         try:
             await asyncio.to_thread(process.start)
             theirs.close()
@@ -70,7 +81,10 @@ class IsolatedProcess:
         return isolated
 
     async def line(self) -> str:
-        self._pipe.send(None)
+        self._pipe.send(self._family is not None)
+        if self._family is not None:
+            assert self._process.pid is not None
+            send_handle(self._pipe, self._family.fileno(), self._process.pid)
         ok, text = await self._receive()
         if not ok:
             raise HandlerFailed(text)
@@ -103,9 +117,13 @@ class IsolatedProcess:
 def _run_in_child(pipe: "Connection[Any, Any]", task: Task, bar_url: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    pipe.send(None)
-    pipe.recv()
+    _die_with_parent()
+    try:
+        pipe.send(None)
+        if pipe.recv():
+            recv_handle(pipe)  # It stays open until this process ends.
+    except (OSError, EOFError):
+        os._exit(1)  # The parent has ended.
     # The kernel ends this process even if the handler never gives the interpreter back.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, TIMEOUT_S + 0.5)
@@ -124,8 +142,20 @@ def _outcome(run: Run) -> tuple[bool, str]:
 
 
 def _die_with_parent() -> None:
+    """Where the kernel can, it kills this process, even if a handler never gives the interpreter
+    back: the sentinel is a pipe that closes when the parent ends."""
     parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+    if hasattr(fcntl, "F_SETSIG"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_die_after, args=(sentinel,), daemon=True).start()
+
+
+def _die_after(sentinel: int) -> None:
     with contextlib.suppress(OSError):
-        if parent is not None:
-            wait([parent.sentinel])
+        wait([sentinel])
     os._exit(1)

@@ -23,8 +23,9 @@ class Record(Protocol):
 
     event: claim (granted), start (of the handler), kill (at the timeout), settle (more: state,
     began_s: when it was first sent, committed: true, false, or null when the answer was lost),
-    print (more: line). Of the store, without a task: slow (it is slower than its load; more:
-    waiting, requests, latency_s, delay_s), keeps_up (that is over; more: lasted_s, waiting).
+    print (more: line). Without a task, of a process: death (more: its pid); of the store: slow (it
+    is slower than its load; more: waiting, requests, latency_s, delay_s), keeps_up (that is over;
+    more: lasted_s, waiting).
     task: as the event left it or, for a settlement, as it is to become.
     """
 

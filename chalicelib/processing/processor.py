@@ -7,8 +7,9 @@ instant, and `attempt` sees it through.
 
 import asyncio
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Awaitable, Callable, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from chalicelib.attempts import KILL_AFTER_S
@@ -56,6 +57,10 @@ class Grace:
     drain_s: float = 6.0
 
 
+async def at_once() -> None:
+    """There is nothing to wait for."""
+
+
 class LoopEnded(Exception):
     """A loop of a processor ended before it was told to stop."""
 
@@ -64,6 +69,8 @@ class Processor:
     """Runs from `run` until `stop` is set; then leaves the fleet and drains.
 
     kind: worker or tick. grace: asked when it is told to stop. sweeps_always: see SweepTimer.
+    are_gone: awaited before anything is taken over: all that the dead processes of this place had
+    started has ended.
     """
 
     def __init__(
@@ -74,12 +81,14 @@ class Processor:
         kind: str,
         grace: Callable[[], Grace] = Grace,
         sweeps_always: bool = False,
+        are_gone: Callable[[], Awaitable[None]] = at_once,
     ) -> None:
         self.agenda = agenda = Agenda(context.settings.batch_size)
         self.context = context
         self._clock = context.clock
         self._watchdog = watchdog
         self._grace = grace
+        self._are_gone = are_gone
         self._execution = Execution(context)
         self._loops = Loops(context.clock, context.rng)
         self._watch = watch = StoreWatch(context.clock, context.record)
@@ -96,9 +105,9 @@ class Processor:
 
         Raises LoopEnded if it cannot go on: this process must end.
         """
-        self._inbox.open()
-        await self._loops.survive(self._heartbeat)
         start = self._loops.start
+        arming = start(ARM_INTERVAL_S, self._arm)
+        taking_over = await self._begin()
         heartbeat = start(HEARTBEAT_INTERVAL_S, self._heartbeat)
         finding = [
             heartbeat,
@@ -107,19 +116,19 @@ class Processor:
             start(SHARDS_INTERVAL_S, self._membership.read_shards),
             asyncio.create_task(self._sweep_timer.run(self._loops)),
         ]
-        until_end = [start(CLEAN_INTERVAL_S, self._cleaning.step), start(ARM_INTERVAL_S, self._arm)]
-        await self._until(stop, {*finding, *until_end})
+        cleaning = start(CLEAN_INTERVAL_S, self._cleaning.step)
+        await self._until(stop, {*finding, cleaning, arming})
         grace = self._grace()
         heartbeat.cancel()
         leaving = asyncio.create_task(self._loops.survive(self._membership.leave))
         await asyncio.sleep(grace.hand_over_s)
         ends_s = self._clock.monotonic_s() + grace.drain_s
-        for loop in finding:
+        for loop in (taking_over, *finding):
             loop.cancel()
         self._inbox.close()
         await self.runner.drain(grace.drain_s)
-        for loop in until_end:
-            loop.cancel()
+        cleaning.cancel()
+        arming.cancel()
         await self._last_writes(leaving, ends_s - self._clock.monotonic_s())
 
     async def _until(self, stop: asyncio.Event, loops: Set[asyncio.Task[None]]) -> None:
@@ -136,6 +145,35 @@ class Processor:
         await asyncio.wait({leaving, flushing}, timeout=max(LEAVE_S, min(CLEAN_UP_S, left_s)))
         for late in (leaving, flushing):
             late.cancel()
+
+    async def _begin(self) -> asyncio.Task[None]:
+        """The first heartbeat, and beside it the takeover: that goes on, and is returned."""
+        self._inbox.open()
+        await self._succeed()
+        taking_over = asyncio.create_task(self._loops.survive(self._take_over))
+        await self._loops.survive(self._heartbeat)
+        return taking_over
+
+    async def _succeed(self) -> None:
+        """Whose place this is has died: its shards need not wait until that is believed."""
+        held = self.context.held
+        if held.predecessor is not None:
+            leave = partial(self.context.queue.leave, held.predecessor)
+            leaving = asyncio.create_task(self._loops.survive(leave))
+            await asyncio.wait({leaving}, timeout=LEAVE_S)
+            leaving.cancel()
+        held.sign(self.context.id)
+
+    async def _take_over(self) -> None:
+        """What the dead processes of this place held, before any hint is read."""
+        held = self.context.held
+        if not held.left:
+            return
+        await self._are_gone()
+        hints = held.take_over()
+        extra = {"action": "taken_over", "tasks": len(hints)}
+        log.info("claiming %d tasks of a dead process", len(hints), extra=extra)
+        self.runner.take_over(hints)
 
     async def _heartbeat(self) -> None:
         self._watch.look(self.context.queue.pressure(), self.runner.waiting())

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from chalicelib.attempts import LEASE_MS
@@ -65,6 +65,12 @@ class Runner:
             self._report(f"type {hint.type!r}", "left alone: no handler for this task type")
             return
         self._put(hint, hint.due_at_ms if at_ms is None else at_ms)
+
+    def take_over(self, hints: Iterable[Hint]) -> None:
+        """Claim the tasks of these hints before all others: a dead process held them."""
+        for hint in hints:
+            self._agenda.put_first(hint)
+        self.fill()
 
     def fill(self) -> None:
         """Start an attempt for each hint whose instant has come while there are free places.

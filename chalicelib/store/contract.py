@@ -248,6 +248,23 @@ class TaskQueue(Protocol):
         Raises UnreadableTask for a record that this version cannot read; it is left as it is.
         """
 
+    async def take_over(
+        self,
+        hint: Hint,
+        *,
+        lost: Collection[str],
+        claim: str,
+        processor: str,
+        now_ms: int,
+        until_s: float,
+    ) -> Task | Refused:
+        """Take the task also from the claims `lost`, whose lease need not be over: Task.taken_over.
+
+        lost: claims for this task whose process is known to be dead, with all that it started. If
+        none of them holds the task, this is `claim`; it is, too, what this raises. A claim of the
+        dead that is applied only now, or never, makes no difference.
+        """
+
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
         """Write `settled` in place of `held` if `held.claim` still holds the task.
 

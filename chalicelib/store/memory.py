@@ -183,6 +183,25 @@ class MemoryQueue:
         self.tables.tasks[task.id] = held
         return held
 
+    async def take_over(
+        self,
+        hint: Hint,
+        *,
+        lost: Collection[str],
+        claim: str,
+        processor: str,
+        now_ms: int,
+        until_s: float,
+    ) -> Task | Refused:
+        task = self.tables.tasks.get(hint.id)
+        if task is None or task.state is not TaskState.RUNNING or task.claim not in lost:
+            return await MemoryQueue.claim(
+                self, hint, claim=claim, processor=processor, now_ms=now_ms, until_s=until_s
+            )
+        held = task.taken_over(now_ms=now_ms, claim=claim, processor=processor)
+        self.tables.tasks[task.id] = held
+        return held
+
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
         if settled.due_at_ms is not None:
             self.tables.hints[settled.due_at_ms, settled.id] = settled.type

@@ -1,6 +1,7 @@
 """A handler in a process of its own."""
 
 import asyncio
+import multiprocessing
 
 import pytest
 
@@ -62,6 +63,22 @@ def test_handler_whose_task_exits_has_failed(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setitem(HANDLERS, "Odd", leaves)
     assert isolation._outcome(run_of("Odd")) == (False, "SystemExit: 5")
+
+
+@pytest.mark.wall_clock
+def test_a_pipe_of_the_family_is_open_while_the_process_lives() -> None:
+    async def play() -> None:
+        watched, family = multiprocessing.Pipe(duplex=False)
+        place = await isolation.IsolatedProcess.start(run_of("Foo"), family)
+        running = asyncio.create_task(place.line())
+        await asyncio.sleep(0.2)
+        family.close()
+        assert not watched.poll()
+        running.cancel()
+        await place.end()
+        assert watched.poll(), "nobody holds the other end any more"
+
+    asyncio.run(play())
 
 
 @pytest.mark.wall_clock

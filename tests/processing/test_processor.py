@@ -403,7 +403,7 @@ def test_task_of_a_dead_processor_runs_again_when_its_lease_is_over() -> None:
 
 
 def after_lost_leases(task: Task, count: int) -> Task:
-    lost = [Attempt(n, "dead", NOON_MS).overtaken() for n in range(1, count + 1)]
+    lost = [Attempt(n, "dead", NOON_MS).overtaken(NOON_MS + LEASE_MS) for n in range(1, count + 1)]
     return replace(task, attempts=tuple(lost))
 
 

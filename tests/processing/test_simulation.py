@@ -20,6 +20,7 @@ import pytest
 from chalicelib.config import Settings
 from chalicelib.errors import StoreUnavailable, TaskNotFound, TaskRunning
 from chalicelib.processing.context import Context
+from chalicelib.processing.held_claims import HeldClaims, memory_bytes
 from chalicelib.processing.isolation import Isolated
 from chalicelib.processing.processor import Processor
 from chalicelib.store.contract import Heartbeat, Hint, HintPage, Refused
@@ -60,6 +61,8 @@ class World:
     deleted: set[str] = field(default_factory=set)
     run_again: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    dead: set[str] = field(default_factory=set)
+    taken_over: int = 0
     ears: dict[str, "Ear"] = field(default_factory=dict)
     overheard: list[bytes] = field(default_factory=list)
     contexts: list[Context] = field(default_factory=list)
@@ -181,6 +184,35 @@ class TroubledQueue(MemoryQueue):
 
         return await self.through(write, until_s)
 
+    async def take_over(
+        self,
+        hint: Hint,
+        *,
+        lost: Collection[str],
+        claim: str,
+        processor: str,
+        now_ms: int,
+        until_s: float,
+    ) -> Task | Refused:
+        async def write() -> Task | Refused:
+            before = self.tables.tasks.get(hint.id)
+            answer = await MemoryQueue.take_over(
+                self,
+                hint,
+                lost=lost,
+                claim=claim,
+                processor=processor,
+                now_ms=now_ms,
+                until_s=until_s,
+            )
+            if before is not None and before.claim in lost and isinstance(answer, Task):
+                self.world.taken_over += 1
+                if before.processor not in self.world.dead:
+                    self.world.breaches.append(f"taken over from the living: {before}")
+            return answer
+
+        return await self.through(write, until_s)
+
     async def settle(self, held: Task, settled: Task, *, until_s: float) -> bool:
         async def put_hint() -> None:
             if settled.due_at_ms is not None:
@@ -233,8 +265,8 @@ async def handler(run: Run) -> str:
     return f"done {run.task.id}"
 
 
-def processor(world: World, life: Life) -> Processor:
-    """A new processor with a clock that is off by at most 0.7 s."""
+def processor(world: World, life: Life, memory: bytearray) -> Processor:
+    """A new processor with a clock that is off by at most 0.7 s. It has the memory of the dead."""
     clock = LoopClock(world.rng.randint(-700, 700))
 
     async def checked(run: Run) -> str:
@@ -265,29 +297,51 @@ def processor(world: World, life: Life) -> Processor:
         emit=emit,
         handlers={"any": checked},
         isolate=isolate,
+        held=HeldClaims(memory, clock.monotonic_s()),
     )
     world.contexts.append(context)
-    return Processor(context, NoWatchdog(), kind="worker")
+
+    async def are_gone() -> None:
+        await asyncio.sleep(world.rng.uniform(0, 0.3))
+
+    return Processor(context, NoWatchdog(), kind="worker", are_gone=are_gone)
 
 
 async def live(world: World, stop: asyncio.Event) -> None:
-    """A processor that is crashed, paused and replaced while there is trouble."""
+    """A processor that is crashed, paused and replaced while there is trouble; its replacements may
+    crash in turn."""
+    memory = bytearray(memory_bytes(SETTINGS.batch_size))
     while not stop.is_set():
         life = Life(world)
-        running = asyncio.create_task(processor(world, life).run(stop))
+        living = processor(world, life, memory)
+        running = asyncio.create_task(living.run(stop))
         while not stop.is_set() and not running.done():
-            await asyncio.wait({running}, timeout=world.rng.uniform(2, 20))
+            least_s, most_s = (0.0, 0.2) if world.strikes("hurry", 0.2) else (2, 20)
+            await asyncio.wait({running}, timeout=world.rng.uniform(least_s, most_s))
             if world.strikes("pause", 0.3):
                 life.paused.clear()
                 await asyncio.sleep(world.rng.uniform(1, 15))
                 life.paused.set()
             if world.strikes("crash", 0.3):
                 life.is_dead = True
+                world.dead.add(living.context.id)
+                memory = left_of(world, memory)
                 running.cancel()
                 await asyncio.wait({running})
                 break
         else:
             await running
+
+
+def left_of(world: World, memory: bytearray) -> bytearray:
+    """What the next one finds: another memory than the one that the dead still has."""
+    left = bytearray(memory)
+    if world.strikes("memory_lost", 0.1):
+        left = bytearray(len(memory))
+    elif world.strikes("memory_torn", 0.2):
+        start = world.rng.randrange(len(memory) - 8)
+        left[start : start + 8] = world.rng.randbytes(8)
+    return left
 
 
 async def client(world: World) -> None:
@@ -423,9 +477,10 @@ def test_worlds_are_troubled() -> None:
     faults = sum((world.faults for world in worlds), Counter())
     assert set(faults) == {
         "unsent", "applied_late", "answer_lost", "answer_late", "row_not_deleted",
-        "crash", "pause", "create_abandoned", "retry_abandoned",
-        "message_lost", "message_late", "message_repeated", "message_forged",
+        "crash", "pause", "create_abandoned", "retry_abandoned", "hurry", "memory_lost",
+        "memory_torn", "message_lost", "message_late", "message_repeated", "message_forged",
     }  # fmt: skip
+    assert sum(world.taken_over for world in worlds) > 30
     counts = sum((one.counts for world in worlds for one in world.contexts), Counter())
     assert counts["wakeups"] and counts["wakeups_dropped"]
     tasks = [task for world in worlds for task in world.tables.tasks.values()]

@@ -587,6 +587,81 @@ def test_claim_after_a_lost_lease_that_others_came_before_is_refused(
     assert (stands.state, stands.claim) == (state, claim)
 
 
+def take_over(queue: Queue, task: Task, *lost: str) -> Task | Refused:
+    hint = hint_of(task, NOON_MS)
+    answer: Task | Refused = queue.run(
+        queue.queue.take_over(
+            hint, lost=lost, claim="heir", processor="q", now_ms=NOON_MS + 300, until_s=1.0
+        )
+    )
+    return answer
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_takeover_whose_answer_was_lost_is_ours(
+    store: AlternatorTaskStore, faulty_queue: Queue, when: str
+) -> None:
+    task = store.create(task_at())
+    faulty_queue.claim(task, "dead")
+    faulty_queue.transport.lost = [("was_claim", when)] * 2 + [("GetItem", "before")]
+    held = take_over(faulty_queue, task, "dead")
+    assert not faulty_queue.transport.lost
+    assert isinstance(held, Task)
+    assert (held.claim, held.attempt) == ("heir", 2)
+    assert held == store.get(task.id)
+
+
+@pytest.mark.parametrize("first", ["GetItem", "UpdateItem"])
+def test_takeover_of_a_claim_that_is_applied_after_its_process_died(
+    store: AlternatorTaskStore, faulty_queue: Queue, first: str
+) -> None:
+    """Before, or after, the heir has seen that the task is not claimed."""
+    task = store.create(task_at())
+
+    async def arrive() -> None:
+        request = requests.claim(
+            faulty_queue.queue._tasks, task.id, claim="dead", processor="p", now_ms=NOON_MS
+        )
+        await faulty_queue.real.send(request, key=task.id, attempt=0, timeout_s=5)
+
+    faulty_queue.transport.before = {first: arrive}
+    held = take_over(faulty_queue, task, "dead")
+    assert isinstance(held, Task)
+    assert [one.processor for one in held.attempts] == ["p", "q"]
+    assert held == store.get(task.id)
+
+
+def test_takeover_of_a_takeover_that_is_applied_after_its_process_died(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    """The heir of the heir has seen the first claim, then the second one stands."""
+    task = store.create(task_at())
+    first = faulty_queue.claim(task, "dead")
+    assert isinstance(first, Task)
+    second = first.taken_over(now_ms=NOON_MS + 200, claim="dead too", processor="r")
+
+    async def arrive() -> None:
+        request = requests.change(faulty_queue.queue._tasks, first, second)
+        await faulty_queue.real.send(request, key=task.id, attempt=0, timeout_s=5)
+
+    faulty_queue.transport.before = {"UpdateItem": arrive}
+    held = take_over(faulty_queue, task, "dead", "dead too")
+    assert held == second.taken_over(now_ms=NOON_MS + 300, claim="heir", processor="q")
+    assert held == store.get(task.id)
+
+
+def test_takeover_that_cannot_read_has_written_nothing(
+    store: AlternatorTaskStore, faulty_queue: Queue
+) -> None:
+    task = store.create(task_at())
+    dead = faulty_queue.claim(task, "dead")
+    faulty_queue.transport.lost, faulty_queue.transport.always = [("GetItem", "before")], True
+    faulty_queue.queue._requester._sleep = FakeClock().sleep
+    with pytest.raises(StoreBusy):
+        take_over(faulty_queue, task, "dead")
+    assert store.get(task.id) == dead
+
+
 @pytest.mark.parametrize("then", ["runs", "is retried", "is given back", "is completed"])
 def test_writes_of_a_claim_that_come_late_change_nothing(
     store: AlternatorTaskStore, faulty_queue: Queue, then: str

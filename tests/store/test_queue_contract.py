@@ -157,6 +157,85 @@ def test_claim_of_a_task_deleted_after_a_lost_lease_shows_its_tombstone(
     assert answer == Refused(running.deleted(now_ms=over_ms, token="t"))
 
 
+def take_over(
+    kit: QueueKit, task: Task, *lost: str, now_ms: int = NOON_MS + 300, token: str = "heir"
+) -> Task | Refused:
+    answer = kit.run(
+        kit.queue.take_over(
+            hint_of(task), lost=lost, claim=token, processor="q", now_ms=now_ms, until_s=FAR_S
+        )
+    )
+    assert isinstance(answer, Task | Refused)
+    return answer
+
+
+def test_a_dead_claim_is_taken_over_although_its_lease_is_not_over(queue_kit: QueueKit) -> None:
+    task = create(queue_kit)
+    dead = claim(queue_kit, hint_of(task), token="dead")
+    assert isinstance(dead, Task)
+    answer = take_over(queue_kit, task, "dead")
+    assert answer == dead.taken_over(now_ms=NOON_MS + 300, claim="heir", processor="q")
+    assert answer == queue_kit.store.get(task.id)
+    assert not settle(queue_kit, dead, dead.completed("late", now_ms=NOON_MS + 400))
+    assert settle(queue_kit, answer, answer.completed("Baz 1", now_ms=NOON_MS + 500))
+
+
+def test_a_claim_of_another_is_not_taken_over(queue_kit: QueueKit) -> None:
+    task = create(queue_kit)
+    alive = claim(queue_kit, hint_of(task), token="alive")
+    assert isinstance(alive, Task)
+    assert take_over(queue_kit, task, "dead", "dead too") == Refused(alive)
+    assert queue_kit.store.get(task.id) == alive
+
+
+def test_a_task_that_the_dead_had_settled_is_not_taken_over(queue_kit: QueueKit) -> None:
+    task = create(queue_kit)
+    dead = claim(queue_kit, hint_of(task), token="dead")
+    assert isinstance(dead, Task)
+    done = dead.completed("Baz 1", now_ms=NOON_MS + 9)
+    assert settle(queue_kit, dead, done)
+    assert take_over(queue_kit, task, "dead") == Refused(done)
+    assert queue_kit.store.get(task.id) == done
+
+
+def test_a_task_whose_dead_claim_never_came_is_claimed(queue_kit: QueueKit) -> None:
+    task = create(queue_kit)
+    answer = take_over(queue_kit, task, "dead")
+    assert answer == task.claimed(now_ms=NOON_MS + 300, claim="heir", processor="q")
+    assert isinstance(claim(queue_kit, hint_of(task), token="dead"), Refused), "it came too late"
+
+
+def test_a_takeover_is_never_early(queue_kit: QueueKit) -> None:
+    task = create(queue_kit, NOON_MS + 5)
+    assert take_over(queue_kit, task, "dead", now_ms=NOON_MS + 4) == Refused(task)
+
+
+def test_a_repeated_takeover_is_the_same_claim(queue_kit: QueueKit) -> None:
+    task = create(queue_kit)
+    claim(queue_kit, hint_of(task), token="dead")
+    first = take_over(queue_kit, task, "dead")
+    second = take_over(queue_kit, task, "dead", now_ms=NOON_MS + 900)
+    assert first == second == queue_kit.store.get(task.id)
+
+
+def test_of_two_takeovers_one_wins(queue_kit: QueueKit) -> None:
+    task = create(queue_kit)
+    claim(queue_kit, hint_of(task), token="dead")
+    first = take_over(queue_kit, task, "dead")
+    assert isinstance(first, Task)
+    assert take_over(queue_kit, task, "dead", token="other") == Refused(first)
+
+
+def test_takeover_of_nothing_and_of_a_deleted_task_is_refused(queue_kit: QueueKit) -> None:
+    never = new_task(queue_kit.ids)
+    assert take_over(queue_kit, never, "dead") == Refused(None)
+    task = create(queue_kit)
+    queue_kit.store.delete(task.id, now_ms=NOON_MS, token="t")
+    answer = take_over(queue_kit, task, "dead")
+    assert isinstance(answer, Refused) and answer.task is not None
+    assert answer.task.state is TaskState.DELETED
+
+
 def test_complete_is_final(queue_kit: QueueKit) -> None:
     running = held(queue_kit, create(queue_kit))
     done = running.completed("Baz 7", now_ms=NOON_MS + 9)

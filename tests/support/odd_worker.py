@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from chalicelib.processing import isolation
 from chalicelib.task_types import Run, handles
 from tests.support.fakes import NativePanic
 from worker.__main__ import main
@@ -99,6 +100,48 @@ async def regicide(run: Run) -> str:
     return "never"
 
 
+@handles("Clutching")
+async def clutching(run: Run) -> str:
+    """Ends its first process; the second one never gives the interpreter back."""
+    if not run.task.leases_lost:
+        os._exit(3)
+    os.write(2, f"clutching in {os.getpid()}\n".encode())
+    return f"never {sum(range(1 << 50))}"
+
+
+@handles("Brief")
+async def brief(run: Run) -> str:
+    await asyncio.sleep(1)
+    return f"Brief {run.task.id}"
+
+
+@handles("Leaving")
+async def leaving(run: Run) -> str:
+    """Ends its first process, and is well from then on; so are the two below."""
+    if not run.task.leases_lost:
+        await asyncio.sleep(0.1)
+        os._exit(3)
+    return f"Leaving {run.task.id}"
+
+
+@handles("Hungry")
+async def hungry(run: Run) -> str:
+    """Takes more memory than it is allowed."""
+    if not run.task.leases_lost:
+        memory = bytearray(b"\x01") * (GIGABYTE // 4)
+        await asyncio.sleep(5)
+        return f"never {len(memory)}"
+    return f"Hungry {run.task.id}"
+
+
+@handles("Stuck")
+async def stuck(run: Run) -> str:
+    """Blocks its process."""
+    if not run.task.leases_lost:
+        time.sleep(60)  # noqa: TID251 - as above
+    return f"Stuck {run.task.id}"
+
+
 @handles("Printing")
 async def printing(run: Run) -> str:
     print("a stray line")  # noqa: T201 - what a handler must not do
@@ -106,4 +149,6 @@ async def printing(run: Run) -> str:
 
 
 if __name__ == "__main__":
+    # Each process for a handler imports this module anew, but not what it needs.
+    isolation.preload("worker.__main__", "tests.support.fakes")
     sys.exit(main())

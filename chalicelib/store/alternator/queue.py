@@ -6,6 +6,7 @@ from typing import Self
 
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
+from chalicelib.errors import StoreBusy, StoreUnavailable
 from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.heartbeats import Heartbeats
 from chalicelib.store.alternator.hints import Hints
@@ -113,15 +114,45 @@ class AlternatorTaskQueue:
             return requests.decode_task(answer["Attributes"])
         if task is not None and task.state is TaskState.RUNNING and task.is_claimable(now_ms):
             held = task.claimed(now_ms=now_ms, claim=claim, processor=processor)
-            return await self._claim_after_lost_lease(task, held, patience_s)
+            return await self._claim_again(task, held, self._clock.monotonic_s() + patience_s)
         return _granted(task, claim)
 
-    async def _claim_after_lost_lease(
-        self, task: Task, held: Task, patience_s: float
+    async def take_over(
+        self,
+        hint: Hint,
+        *,
+        lost: Collection[str],
+        claim: str,
+        processor: str,
+        now_ms: int,
+        until_s: float,
     ) -> Task | Refused:
+        stands = await self._stands(hint.id, until_s)
+        while True:  # Each of `lost` can hold the task once.
+            if (dead := _held_by(stands, lost)) is not None:
+                held = dead.taken_over(now_ms=now_ms, claim=claim, processor=processor)
+                answer = await self._claim_again(dead, held, until_s)
+            else:
+                answer = await self.claim(
+                    hint, claim=claim, processor=processor, now_ms=now_ms, until_s=until_s
+                )
+            if isinstance(answer, Task) or _held_by(answer.task, lost) is None:
+                return answer
+            stands = answer.task
+
+    async def _stands(self, task_id: str, until_s: float) -> Task | None:
+        """The task as last committed. Raises StoreBusy: no write was sent."""
+        try:
+            answer = await self._requester.decide(
+                requests.get(self._tasks, task_id), deadline_s=until_s, rank=Rank.CLAIM
+            )
+        except StoreUnavailable as error:
+            raise StoreBusy(str(error), **error.details) from error
+        return requests.decode_task(answer["Item"]) if "Item" in answer else None
+
+    async def _claim_again(self, task: Task, held: Task, deadline_s: float) -> Task | Refused:
         """`held` in place of `task`, unless others came before."""
         request = requests.change(self._tasks, task, held)
-        deadline_s = self._clock.monotonic_s() + patience_s
         try:
             await self._requester.decide(
                 request, key=task.id, deadline_s=deadline_s, rank=Rank.CLAIM
@@ -163,6 +194,12 @@ class AlternatorTaskQueue:
 
     async def sweep_segment(self, segment: int, segments: int, *, now_ms: int) -> int:
         return await self._sweeper.segment(segment, segments, now_ms)
+
+
+def _held_by(task: Task | None, claims: Collection[str]) -> Task | None:
+    """The task, if one of these claims holds it."""
+    is_held = task is not None and task.state is TaskState.RUNNING and task.claim in claims
+    return task if is_held else None
 
 
 def _granted(stands: Task | None, claim: str | None) -> Task | Refused:
