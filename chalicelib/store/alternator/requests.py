@@ -232,11 +232,9 @@ def query(
     types: Collection[str] | None = None,
     only_at: bool = False,
 ) -> Request:
-    """Rows of one partition in order of `at`, both bounds inclusive.
-
-    types: leave out rows that tell another type. limit counts them all the same. only_at: nothing
-    else of a row is wanted; with `between`.
-    """
+    """Rows of one partition in order of `at`, both bounds inclusive. types: leave out rows that
+    tell another type; limit counts them all the same. only_at: of a row between bounds, tell no
+    more."""
     names, values = {"#key": key}, {":key": {"S": value}}
     body: JsonObject = {"TableName": table, "KeyConditionExpression": "#key = :key"}
     body |= {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
