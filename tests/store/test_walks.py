@@ -42,7 +42,7 @@ STATES = sorted(VISIBLE)
 class OddWire:
     """Answers from tables. Before each request others may act; pages are cut, or empty.
 
-    hides: the row of this task is left out of the pages of one partition.
+    hides: the row of this task is left out of the pages. page: so many rows in each, if it is set.
     """
 
     tables: Tables
@@ -50,6 +50,7 @@ class OddWire:
     clock: FakeClock
     meanwhile: Callable[[], Awaitable[None]] | None = None
     hides: str | None = None
+    page: int | None = None
 
     async def send(self, request: Request, **how: Any) -> JsonObject:
         if self.meanwhile is not None:
@@ -75,6 +76,8 @@ class OddWire:
         return {"Items": [], "ScannedCount": 0, "LastEvaluatedKey": start}
 
     def _cut(self, request: Request) -> JsonObject:
+        if request.action == "Query" and self.page:
+            return request.body | {"Limit": self.page}
         if request.action != "Query" or self.rng.random() > 0.4:
             return request.body
         most = request.body.get("Limit", 1_000)
@@ -254,6 +257,64 @@ def test_a_walk_sees_what_fitted_throughout_once(seed: int) -> None:
         return world.done
 
     asyncio.run(main())
+
+
+def test_a_task_that_fails_between_two_pages_of_a_list_is_seen() -> None:
+    """`failed` was read before the failure, the page of `open` is read after it."""
+
+    async def main() -> list[str]:
+        world = World(1)
+        held = [await running(world, NOON_MS - 5 + n) for n in range(2)]
+        asked = iter(range(100))
+
+        async def meanwhile() -> None:
+            if next(asked) == 3:
+                failed = held[1].failed("no", now_ms=world.clock.now_ms())
+                assert await world.queue.settle(held[1], failed, until_s=FAR_S)
+                await world.queue.forget_open(failed)
+                await world.queue.flush()
+
+        world.busy.meanwhile, world.busy.page = meanwhile, 1
+        states = frozenset({TaskState.RUNNING, TaskState.FAILED})
+        page = await world.listing.list(TaskFilter(states=states))
+        assert next(asked) > 4, "it was read in pages"
+        assert [task.id for task in page.tasks] == [task.id for task in held]
+        return [task.state for task in page.tasks]
+
+    assert asyncio.run(main()) == [TaskState.RUNNING, TaskState.FAILED]
+
+
+async def running(world: World, send_ts_ms: int) -> Task:
+    made = new_task(world.ids, send_ts_ms=send_ts_ms, now_ms=send_ts_ms)
+    task = await world.records.create(made)
+    held = await world.queue.claim(
+        hint_of(task, shards=SHARDS),
+        claim=world.ids(),
+        processor="p",
+        now_ms=NOON_MS,
+        until_s=FAR_S,
+    )
+    assert isinstance(held, Task)
+    return held
+
+
+@pytest.mark.parametrize("twin", range(97, 103))
+def test_a_task_with_two_rows_is_shown_once(twin: int) -> None:
+    """Also where one of them ends what is read together, and the other one begins the next."""
+
+    async def main() -> list[str]:
+        world = World(1, rows=(10**6,) * 3)
+        made = [new_task(world.ids, send_ts_ms=NOON_MS + n) for n in range(110)]
+        for task in made:
+            await world.records.create(task)
+        await world.put.put_again([world.indexes.placed(made[twin], 1)], FAR_S)
+        world.listing._examined_max = 1_000
+        page = await world.listing.list(TaskFilter(limit=200))
+        assert [task.id for task in page.tasks] == [task.id for task in made]
+        return [task.id for task in page.tasks]
+
+    world_ids = asyncio.run(main())
+    assert len(set(world_ids)) == 110
 
 
 def test_the_checker_finds_a_row_that_is_left_out() -> None:
