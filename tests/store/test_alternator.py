@@ -1069,6 +1069,32 @@ def test_row_that_comes_while_its_open_bucket_is_closed_stays_listed(
     assert [task.id for task in store.list(unfinished).tasks] == [late.id]
 
 
+def test_bucket_that_is_closed_before_its_new_row_is_named_again_behind_it(
+    store: AlternatorTaskStore, faulty: FaultyWire, faulty_queue: Queue, clock: FakeClock
+) -> None:
+    """The close comes between the names and the row, and sees neither row nor creator."""
+    past_level_0(faulty_queue)
+    first, queue = store.create(task_at()), faulty_queue.queue
+    faulty_queue.run(queue.forget_open(completed(first)))
+    faulty_queue.run(queue.flush())
+    clock.tick(DAYS_LATER_S)
+    closed: list[int] = []
+
+    def close() -> None:
+        faulty_queue.run(queue.sweep_overdue(now_ms=clock.now_ms()))
+        closed.extend(faulty_queue.run(_listed(queue, queue._indexes.open.table, "open")))
+
+    def wait_for_the_rows() -> None:
+        faulty.before["BatchWriteItem"] = close
+
+    faulty.before["BatchWriteItem"] = wait_for_the_rows
+    late = store.create(task_at(first.send_ts_ms, now_ms=clock.now_ms()))
+    assert not faulty.before, "it was closed"
+    assert closed == []
+    unfinished = TaskFilter(states=frozenset({TaskState.SCHEDULED}))
+    assert [task.id for task in store.list(unfinished).tasks] == [late.id]
+
+
 def test_row_without_a_task_is_deleted_at_the_second_look(
     store: AlternatorTaskStore, faulty: FaultyWire, faulty_queue: Queue, clock: FakeClock
 ) -> None:
