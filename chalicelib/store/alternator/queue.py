@@ -7,6 +7,7 @@ from typing import Self
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
+from chalicelib.statistics import StatisticsRow
 from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.heartbeats import Heartbeats
 from chalicelib.store.alternator.hints import Hints
@@ -16,6 +17,7 @@ from chalicelib.store.alternator.obsolete import ObsoleteRows
 from chalicelib.store.alternator.outcome import ConditionFailed
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.places import Indexes
+from chalicelib.store.alternator.statistics import StatisticsRows
 from chalicelib.store.alternator.sweep import Sweeper
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.requester import Requester
@@ -47,6 +49,7 @@ class AlternatorTaskQueue:
         self._rows = IndexRows(requester, self._indexes, clock, rng)
         self._hints = Hints(requester, self._indexes.schedule, clock)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.HEARTBEAT)
+        self._statistics = StatisticsRows(requester, f"{prefix}workers")
         self._sweeper = Sweeper(
             requester, self._rows, self._indexes, Parallel(SWEEP_PARALLEL), self._tasks, clock
         )
@@ -186,6 +189,9 @@ class AlternatorTaskQueue:
 
     async def leave(self, processor: str) -> None:
         await self._heartbeats.delete(processor)
+
+    async def put_statistics(self, rows: Sequence[StatisticsRow]) -> None:
+        await self._statistics.put(rows)
 
     # Sweeps
 
