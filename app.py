@@ -114,6 +114,12 @@ def explain_task(id: str) -> Response:
     return service().explain(id)
 
 
+@app.route("/stats", methods=["GET"], content_types=ANY)
+@errors_as_responses
+def get_stats() -> Response:
+    return service().stats(request())
+
+
 @app.route("/health", methods=["GET"], content_types=ANY)
 @errors_as_responses
 def health() -> Response:

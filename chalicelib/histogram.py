@@ -46,8 +46,9 @@ class Histogram:
 
     def merge(self, other: "Histogram") -> None:
         """Add all values of the other one."""
+        counts = self._counts
         for bucket, count in other._counts.items():
-            self._counts[bucket] = self._counts.get(bucket, 0) + count
+            counts[bucket] = counts.get(bucket, 0) + count
         self.sum_ms += other.sum_ms
         self.max_ms = max(self.max_ms, other.max_ms)
 
@@ -71,7 +72,7 @@ class Histogram:
         self = cls()
         self.sum_ms, self.max_ms, *pairs = numbers
         self._counts = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        if any(not 0 <= bucket < len(BOUNDS) for bucket in self._counts):
+        if pairs and not 0 <= min(self._counts) <= max(self._counts) < len(BOUNDS):
             raise ValueError("a histogram with unknown buckets")
         return self
 

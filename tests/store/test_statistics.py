@@ -5,12 +5,15 @@ from random import Random
 
 import pytest
 
+from chalicelib.api.stats import backlog_filter, figures, stats_json
+from chalicelib.api.stats_query import stats_query
 from chalicelib.histogram import Histogram
 from chalicelib.statistics import Statistics, StatisticsRow, Step, encoded
 from chalicelib.store import cost
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
+from chalicelib.times import rfc3339
 from tests.conftest import QueueKit
-from tests.support.fakes import NOON_MS, Ids
+from tests.support.fakes import NOON_MS, Ids, new_task
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -79,6 +82,34 @@ def test_a_day_of_sixteen_processors_is_read_by_few_requests(queue_kit: QueueKit
         found = read(queue_kit, first_ms, NOON_MS, Step.HOUR)
     assert len(found) == 16 * 24 + 1_440
     assert counted.requests <= 4
+
+
+def test_the_stats_of_a_day_take_few_requests(queue_kit: QueueKit) -> None:
+    """With a backlog of many tasks beside."""
+    if not isinstance(queue_kit.queue, AlternatorTaskQueue):
+        pytest.skip("it counts the requests of Alternator")
+    tasks = [
+        new_task(queue_kit.ids, send_ts_ms=NOON_MS - n, now_ms=NOON_MS - n) for n in range(300)
+    ]
+    for start in range(0, 300, 100):
+        queue_kit.store.create_many(tasks[start : start + 100])
+    query = stats_query({"since": [rfc3339(NOON_MS - DAY_MS)]}, NOON_MS)
+    with cost.counted() as counted:
+        page = queue_kit.store.statistics(
+            query.rows, since_ms=query.since_ms, until_ms=query.until_ms
+        )
+        backlog = queue_kit.store.list(backlog_filter(query, NOON_MS))
+        heartbeats = queue_kit.store.heartbeats()
+    assert counted.requests <= 20
+    answer = stats_json(
+        query,
+        figures(query, page),
+        now_ms=NOON_MS,
+        backlog=backlog,
+        heartbeats=heartbeats,
+        shards=4,
+    )
+    assert answer["backlog"] == {"due": 100, "is_more": True, "oldest_s": 0.299}
 
 
 def busy_hour(rng: Random) -> str:

@@ -15,7 +15,7 @@ from chalicelib.store.alternator.wire.requester import Requester
 
 DAY_MS = 86_400_000
 PAGES = 12
-"""So many pages are read at most; of more than so many days one each."""
+"""So many pages are read at most, the latest rows first; of more than so many days one each."""
 READ_TOGETHER = 8
 PUT_TOGETHER = 25
 
@@ -65,6 +65,7 @@ class StatisticsRows:
             _partition(step, day_ms),
             between=(low, high),
             range_key="processor",
+            descending=True,
         )
 
 
