@@ -27,10 +27,12 @@ OFFSET_WARN_MS = 1_000
 
 
 class Membership:
-    """me: the processor's id. kind: worker or tick. shards: all that may hold hints."""
+    """me: the processor's id. kind: worker or tick. shards: all that may hold hints. heartbeat_ms:
+    when the last heartbeat that arrived was written; 0 before the first."""
 
     def __init__(self, context: Context, watch: StoreWatch, *, kind: str) -> None:
         self.me = context.id
+        self.heartbeat_ms = 0
         self.shards: tuple[int, ...] = tuple(range(context.settings.shards))
         self._queue = context.queue
         self._clock = context.clock
@@ -91,6 +93,7 @@ class Membership:
         )
         self._sent_s, self._sent_interval_s = now_s, interval_s
         await self._queue.put_heartbeat(heartbeat)
+        self.heartbeat_ms = heartbeat.written_ms
 
     async def leave(self) -> None:
         await self._queue.leave(self.me)

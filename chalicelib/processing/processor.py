@@ -7,7 +7,7 @@ instant, and `attempt` sees it through.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -62,6 +62,20 @@ class Grace:
 
 async def at_once() -> None:
     """There is nothing to wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a processor is now. backlog_age_s: for how long its oldest ready hint has waited.
+
+    heartbeat_ms: see Membership. counts: see Context.
+    """
+
+    places: int
+    taken: int
+    backlog_age_s: float
+    heartbeat_ms: int
+    counts: Mapping[str, int]
 
 
 class LoopEnded(Exception):
@@ -134,6 +148,17 @@ class Processor:
         await self.runner.drain(grace.drain_s)
         _cancel(cleaning, counting, arming)
         await self._last_writes(leaving, ends_s - self._clock.monotonic_s())
+
+    def condition(self) -> Condition:
+        """How it is now."""
+        waited_ms = self._clock.now_ms() - self.agenda.first_ms()
+        return Condition(
+            places=self.context.settings.batch_size,
+            taken=len(self.runner.running),
+            backlog_age_s=max(0.0, waited_ms / 1000),
+            heartbeat_ms=self._membership.heartbeat_ms,
+            counts=self.context.counts,
+        )
 
     async def _until(self, stop: asyncio.Event, loops: Set[asyncio.Task[None]]) -> None:
         """A loop ends only if a handler cancelled it; without it nothing might be claimed."""
