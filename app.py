@@ -169,4 +169,5 @@ def tick(event: CloudWatchEvent) -> Any:
     from chalicelib.processing.tick import run
 
     context = cast(Any, event.context)
-    return run(remaining_ms=context.get_remaining_time_in_millis)
+    is_on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+    return run(context.get_remaining_time_in_millis, tells_metrics=is_on_lambda)
