@@ -67,6 +67,19 @@ def test_heartbeats_do_not_see_them(queue_kit: QueueKit) -> None:
     assert list(queue_kit.store.heartbeats()) == []
 
 
+@pytest.mark.parametrize(("step", "days"), [(Step.MINUTE, 2), (Step.HOUR, 90)])
+def test_rows_tell_until_when_they_are_kept(
+    queue_kit: QueueKit, request: pytest.FixtureRequest, step: Step, days: int
+) -> None:
+    if not isinstance(queue_kit.queue, AlternatorTaskQueue):
+        pytest.skip("in memory they are kept")
+    put(queue_kit, [row(step)])
+    prefix = request.getfixturevalue("settings").table_prefix
+    scanned = request.getfixturevalue("raw_client").scan(TableName=f"{prefix}workers")
+    (item,) = scanned["Items"]
+    assert int(item["purge_at_s"]["N"]) == (NOON_MS + step.ms) // 1000 + days * 86_400
+
+
 def test_a_day_of_sixteen_processors_is_read_by_few_requests(queue_kit: QueueKit) -> None:
     """Each with three types, and a tick each minute, as busy as can be."""
     if not isinstance(queue_kit.queue, AlternatorTaskQueue):

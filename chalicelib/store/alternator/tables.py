@@ -8,7 +8,7 @@ from typing import Any
 
 from chalicelib.clock import Sleep, pause
 from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
-from chalicelib.store.alternator import requests
+from chalicelib.store.alternator import outcome, requests
 from chalicelib.store.alternator.outcome import ConditionFailed
 from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.wire.client import Client
@@ -65,8 +65,9 @@ def create(client: Client, prefix: str = "", sleep: Sleep = pause) -> Sequence[T
                 raise
     for table in TABLES:
         _wait_active(client, prefix + table.name, sleep)
-    for name in EXPIRING:
-        _expire(client, prefix + name)
+    for table in TABLES:
+        if table.name in EXPIRING:
+            _expire(client, prefix + table.name, is_needed=table in lacking)
     return lacking
 
 
@@ -147,9 +148,14 @@ def expires(client: Client, name: str) -> bool:
     return described["TimeToLiveDescription"].get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
 
 
-def _expire(client: Client, name: str) -> None:
-    if not expires(client, name):
-        client.decide(Request("UpdateTimeToLive", {"TableName": name, **TIME_TO_LIVE}))
+def _expire(client: Client, name: str, *, is_needed: bool) -> None:
+    """Of a table that is older the role may not be allowed to: nothing rests on it."""
+    try:
+        if not expires(client, name):
+            client.decide(Request("UpdateTimeToLive", {"TableName": name, **TIME_TO_LIVE}))
+    except SchedulerError as error:
+        if is_needed or not outcome.is_denial(error):
+            raise
 
 
 def _expect(table: str, what: str, found: object, expected: object) -> None:
