@@ -13,10 +13,12 @@ from chalicelib.store.alternator.heartbeats import Heartbeats
 from chalicelib.store.alternator.hints import Hints
 from chalicelib.store.alternator.index_rows import IndexRows
 from chalicelib.store.alternator.lookup import tasks_by_id
+from chalicelib.store.alternator.moving import Mover
 from chalicelib.store.alternator.obsolete import ObsoleteRows
 from chalicelib.store.alternator.outcome import ConditionFailed
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.places import Indexes
+from chalicelib.store.alternator.pruning import Pruning
 from chalicelib.store.alternator.statistics import StatisticsRows
 from chalicelib.store.alternator.sweep import Sweeper
 from chalicelib.store.alternator.wire.gate import Rank
@@ -53,10 +55,13 @@ class AlternatorTaskQueue:
         self._hints = Hints(requester, self._indexes.schedule, clock)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.HEARTBEAT)
         self._statistics = StatisticsRows(requester, f"{prefix}workers")
+        pruning = Pruning(requester, self._rows, self._indexes, self._tasks, clock)
+        mover = Mover(requester, self._rows, self._indexes, self._tasks, clock)
+        parallel = Parallel(SWEEP_PARALLEL)
         self._sweeper = Sweeper(
-            requester, self._rows, self._indexes, Parallel(SWEEP_PARALLEL), self._tasks, clock
+            requester, pruning, mover, self._indexes, parallel, self._tasks, clock
         )
-        self._obsolete = ObsoleteRows(requester, self._sweeper, clock)
+        self._obsolete = ObsoleteRows(requester, pruning, clock)
 
     @classmethod
     def open(cls, settings: Settings, clock: Clock, observe: Observe | None = None) -> Self:

@@ -4,19 +4,17 @@ It puts again, under the same keys, the rows of a task that are missing, and del
 to a task which needs them no more.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Sequence
 
 from chalicelib.clock import Clock
 from chalicelib.errors import UnreadableTask
 from chalicelib.store.alternator import requests, rows
-from chalicelib.store.alternator.index_rows import IndexRows
+from chalicelib.store.alternator.lookup import rows_there
 from chalicelib.store.alternator.moving import Mover
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.pruning import Pruning
-from chalicelib.store.alternator.requests import Item
 from chalicelib.store.alternator.rows import Row
-from chalicelib.store.alternator.streams import Entry
 from chalicelib.store.alternator.timeline import TimeBucket, Timeline
 from chalicelib.store.alternator.walk import Span, Walk
 from chalicelib.store.alternator.wire.requester import Requester
@@ -33,32 +31,31 @@ NAMED_MAX = 10_000
 
 
 class Sweeper:
-    """Remembers where the fast sweep stopped, and rows whose task it missed."""
+    """Remembers where the fast sweep stopped."""
 
     def __init__(
         self,
         requester: Requester,
-        put: IndexRows,
+        pruning: Pruning,
+        mover: Mover,
         indexes: Indexes,
         parallel: Parallel,
         tasks_table: str,
         clock: Clock,
     ) -> None:
         self._requester = requester
-        self._put = put
+        self._pruning = pruning
+        self._mover = mover
         self._indexes = indexes
         self._parallel = parallel
         self._tasks_table = tasks_table
         self._clock = clock
-        self._pruning = Pruning(requester, put, indexes, tasks_table, clock)
-        self._mover = Mover(requester, put, indexes, tasks_table, clock)
         self._resume = rows.FIRST
 
     async def overdue(self, now_ms: int) -> int:
         """The fast sweep: rows of `open`, and what their tasks need."""
         span = Span(low=self._resume, high=rows.time_key(now_ms - OVERDUE_MS))
-        walk = Walk(self._requester, self._parallel, [self._indexes.open], span)
-        await walk.begin()
+        walk = await self._walk(self._indexes.open, span)
         changed = seen = 0
         while entries := await walk.take(BATCH):
             deleted, tasks = await self._pruning.prune(entries, now_ms)
@@ -69,10 +66,6 @@ class Sweeper:
         self._resume = entries[-1].at if entries else rows.FIRST
         await self._close([b for b in walk.drained() if rows.time_key(b.start_ms) >= span.low])
         return changed
-
-    async def put_again(self, failed_ids: Collection[str]) -> None:
-        """Called after the rows of `open` of failed tasks were deleted: some may be run again."""
-        await self._pruning.put_again(failed_ids)
 
     async def segment(self, segment: int, segments: int, now_ms: int) -> int:
         """The slow sweep: a part of the tasks, and of what is no part of a task."""
@@ -94,17 +87,16 @@ class Sweeper:
     async def _prune_failed(self, now_ms: int) -> int:
         """Whoever fails a task puts its row in `failed` before: if it dies between, nothing else
         tells of that row."""
-        changed = 0
-        async for entries in self._walked(self._indexes.failed, Span()):
+        changed, walk = 0, await self._walk(self._indexes.failed, Span())
+        while entries := await walk.take(BATCH):
             deleted, _ = await self._pruning.prune(entries, now_ms)
             changed += deleted
         return changed
 
-    async def _walked(self, kind: Timeline, span: Span) -> AsyncIterator[Sequence[Entry]]:
+    async def _walk(self, kind: Timeline, span: Span) -> Walk:
         walk = Walk(self._requester, self._parallel, [kind], span)
         await walk.begin()
-        while entries := await walk.take(BATCH):
-            yield entries
+        return walk
 
     async def _close(self, drained: Sequence[TimeBucket]) -> None:
         """Take drained buckets out of the timeline; name them again if a row came meanwhile.
@@ -140,7 +132,7 @@ class Sweeper:
                 surplus += self._indexes.obsolete(task)
             elif task.state is TaskState.COMPLETED and (row := self._indexes.failed_row(task)):
                 surplus += [row] if task.place is not None else []
-        there = await self._there(wanted + surplus)
+        there = await rows_there(self._requester, wanted + surplus)
         missing = [row for row in dict.fromkeys(wanted) if row[:3] not in there]
         left = [row for row in surplus if row[:3] in there]
         await self._write([row for row in missing if row.is_directory])
@@ -155,17 +147,6 @@ class Sweeper:
         if task.state is TaskState.RUNNING:
             return task.is_claimable(now_ms)
         return task.state in UNFINISHED or task.state is TaskState.FAILED
-
-    async def _there(self, wanted: Sequence[Row]) -> set[tuple[str, str, str]]:
-        """Which of these rows exist, by table, slot and at."""
-        by_table: dict[str, dict[Row, Item]] = {}
-        for row in wanted:
-            by_table.setdefault(row.table, {})[row] = row.key
-        found: set[tuple[str, str, str]] = set()
-        for table, keys in by_table.items():
-            items = await self._requester.get_items(table, [*keys.values()])
-            found |= {(table, item["slot"]["S"], item["at"]["S"]) for item in items}
-        return found
 
     async def _write(self, put: Sequence[Row], *, delete: bool = False) -> None:
         await self._requester.write(rows.batches(put, delete=delete))
