@@ -5,7 +5,9 @@ Buckets grow by 12 %, so that a percentile is within 6 % of the exact one.
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 LARGEST_MS = 100 * 366 * 86_400_000
 
@@ -20,6 +22,7 @@ def _bounds() -> tuple[int, ...]:
 BOUNDS = _bounds()
 """Bucket n holds whole milliseconds from BOUNDS[n] to before BOUNDS[n + 1]. They never change: rows
 in the store are read by other versions."""
+_BOUND_OF = partial(bisect_right, BOUNDS)
 
 
 class Histogram:
@@ -36,13 +39,14 @@ class Histogram:
     def count(self) -> int:
         return sum(self._counts.values())
 
-    def add(self, ms: int) -> None:
+    def add(self, values_ms: Iterable[int]) -> None:
         """A negative value counts as 0."""
-        ms = min(max(0, ms), LARGEST_MS)
-        bucket = bisect_right(BOUNDS, ms) - 1
-        self._counts[bucket] = self._counts.get(bucket, 0) + 1
-        self.sum_ms += ms
-        self.max_ms = max(self.max_ms, ms)
+        values_ms = [min(max(0, ms), LARGEST_MS) for ms in values_ms]
+        counts = self._counts
+        for bound, count in Counter(map(_BOUND_OF, values_ms)).items():
+            counts[bound - 1] = counts.get(bound - 1, 0) + count
+        self.sum_ms += sum(values_ms)
+        self.max_ms = max(self.max_ms, *values_ms, 0)
 
     def merge(self, other: "Histogram") -> None:
         """Add all values of the other one."""

@@ -1,9 +1,9 @@
 """What processors did: counts and histograms by task type, of a minute or an hour."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -45,13 +45,20 @@ class Statistics:
     lateness: Histogram = field(default_factory=Histogram)
     run_time: Histogram = field(default_factory=Histogram)
 
-    def count(self, counter: str, lateness_ms: int | None, run_time_ms: int | None) -> None:
-        """One more of a counter, with what was measured."""
-        setattr(self, counter, getattr(self, counter) + 1)
-        if lateness_ms is not None:
-            self.lateness.add(lateness_ms)
-        if run_time_ms is not None:
-            self.run_time.add(run_time_ms)
+    @classmethod
+    def of(
+        cls,
+        counters: Mapping[str, int],
+        lateness_ms: Iterable[int] = (),
+        run_time_ms: Iterable[int] = (),
+    ) -> Self:
+        """What was counted and measured."""
+        self = cls()
+        for name in COUNTERS:
+            setattr(self, name, counters.get(name, 0))
+        self.lateness.add(lateness_ms)
+        self.run_time.add(run_time_ms)
+        return self
 
     def merge(self, other: "Statistics") -> None:
         """Add all of the other one."""

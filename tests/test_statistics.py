@@ -15,8 +15,7 @@ PARTS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0])
 
 def histogram(values: list[int]) -> Histogram:
     made = Histogram()
-    for value in values:
-        made.add(value)
+    made.add(values)
     return made
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from chalicelib.clock import Clock
 from chalicelib.histogram import Histogram
-from chalicelib.processing.observation import observed
+from chalicelib.processing.observation import Observation, observed, statistics_of
 from chalicelib.statistics import Statistics
 from chalicelib.task import Task
 
@@ -31,17 +31,17 @@ class EmbeddedMetrics:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._types: dict[str, Statistics] = {}
+        self._observed: dict[str, list[Observation]] = {}
 
     def __call__(self, event: str, task: Task | None, **more: Any) -> None:
         if (found := observed(event, task, more)) is not None:
-            of_type = self._types.setdefault(found.type, Statistics())
-            of_type.count(found.counter, found.lateness_ms, found.run_time_ms)
+            self._observed.setdefault(found.type, []).append(found)
 
     def write(self) -> None:
         """A line for each type of which anything happened."""
-        for type, one in self._types.items():
-            extra = {"action": "metrics", **embedded(type, one, self._clock.now_ms())}
+        for type, found in self._observed.items():
+            values = embedded(type, statistics_of(found), self._clock.now_ms())
+            extra = {"action": "metrics", **values}
             log.info("metrics of a tick: %s", type, extra=extra)
 
 

@@ -1,8 +1,11 @@
 """What the events of an attempt mean for statistics and metrics."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from chalicelib.attempts import Outcome
+from chalicelib.attempts import Attempt, Outcome
+from chalicelib.statistics import Statistics
 from chalicelib.task import LOST_LEASES_MAX, Task
 
 COUNTER_OF = {
@@ -27,6 +30,15 @@ class Observation(NamedTuple):
     recovery_ms: int | None = None
 
 
+def statistics_of(found: Sequence[Observation]) -> Statistics:
+    """Of observations of one type."""
+    return Statistics.of(
+        Counter(one.counter for one in found),
+        [one.lateness_ms for one in found if one.lateness_ms is not None],
+        [one.run_time_ms for one in found if one.run_time_ms is not None],
+    )
+
+
 def observed(event: str, task: Task | None, more: dict[str, Any]) -> Observation | None:
     """See Record for the events. None: there is nothing to count."""
     if task is None:
@@ -45,16 +57,22 @@ def observed(event: str, task: Task | None, more: dict[str, Any]) -> Observation
 
 def _start(task: Task) -> Observation:
     """A task that was created after its time is late from then on."""
-    started_ms, lateness_ms = task.started_ts_ms, None
-    if started_ms is not None and started_ms == task.first_started_ts_ms:
-        lateness_ms = max(0, started_ms - max(task.send_ts_ms, task.created_ts_ms))
-    return Observation(task.type, "started", lateness_ms=lateness_ms)
+    *earlier, last = task.attempts
+    lateness_ms = None
+    if all(one.outcome is Outcome.RELEASED for one in earlier):
+        lateness_ms = max(0, last.started_ts_ms - max(task.send_ts_ms, task.created_ts_ms))
+    return Observation(task.type, "started", lateness_ms)
 
 
 def _settlement(task: Task) -> Observation:
-    last = task.attempts[-1]
-    has_run = last.outcome is not Outcome.RELEASED and task.leases_lost < LOST_LEASES_MAX
-    run_time_ms = None
-    if has_run and last.ended_ts_ms is not None:
+    last, run_time_ms = task.attempts[-1], None
+    if last.ended_ts_ms is not None and _has_run(task, last):
         run_time_ms = max(0, last.ended_ts_ms - last.started_ts_ms)
-    return Observation(task.type, COUNTER_OF[last.outcome], run_time_ms=run_time_ms)
+    return Observation(task.type, COUNTER_OF[last.outcome], None, run_time_ms)
+
+
+def _has_run(task: Task, last: Attempt) -> bool:
+    """Not if it was released, nor if it failed for the leases that were lost before."""
+    if last.outcome is Outcome.RELEASED:
+        return False
+    return last.number <= LOST_LEASES_MAX or task.leases_lost < LOST_LEASES_MAX

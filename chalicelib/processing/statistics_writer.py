@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.clock import Clock
-from chalicelib.processing.observation import Observation, observed
+from chalicelib.processing.observation import Observation, observed, statistics_of
 from chalicelib.statistics import Statistics, StatisticsRow, Step, encoded
 from chalicelib.store.contract import TaskQueue
 from chalicelib.task import Task
@@ -22,6 +22,9 @@ requests a task, or one in 10 s."""
 ROWS_MAX = 100
 """Rows that wait for a store that does not answer; of more the oldest are dropped."""
 STEPS = tuple(Step)
+MINUTE_MS = Step.MINUTE.ms
+OBSERVED_MAX = 500
+"""Adding up many observations at once costs less; so many at most take a millisecond."""
 
 
 @dataclass(slots=True)
@@ -33,11 +36,8 @@ class Counted:
     changes: int = 0
     written: int = 0
 
-    def count(self, found: Observation) -> None:
-        of_type = self.types.get(found.type)
-        if of_type is None:
-            of_type = self.types[found.type] = Statistics()
-        of_type.count(found.counter, found.lateness_ms, found.run_time_ms)
+    def add(self, type: str, more: Statistics) -> None:
+        self.types.setdefault(type, Statistics()).merge(more)
         self.changes += 1
 
 
@@ -49,6 +49,7 @@ class StatisticsWriter:
         self._processor = processor
         self._queue = queue
         self._clock = clock
+        self._observed: list[tuple[int, Observation]] = []
         self._rows: dict[tuple[Step, int], Counted] = {}
         self._parts = 0
         self._starts = 0
@@ -58,22 +59,23 @@ class StatisticsWriter:
         found = observed(event, task, more)
         if found is None:
             return
-        now_ms = self._clock.now_ms()
-        for step in STEPS:
-            self._row_of(step, now_ms - now_ms % step.ms).count(found)
-        self._starts += found.counter == "started"
+        self._observed.append((self._clock.now_ms(), found))
+        if len(self._observed) >= OBSERVED_MAX:
+            self._count()
 
     async def write(self) -> None:
         """Put the rows that have changed, unless there is little to tell yet.
 
         Raises StoreUnavailable: they are put with a later call.
         """
+        self._count()
         now_s = self._clock.monotonic_s()
         if self._starts >= STARTS_PER_WRITE or now_s >= self._written_s + WRITE_LATEST_S:
             await self.write_now()
 
     async def write_now(self) -> None:
         """The same, however little there is."""
+        self._count()
         changed = [(key, row, row.changes) for key, row in self._rows.items() if _has_changed(row)]
         if not changed:
             return
@@ -88,6 +90,19 @@ class StatisticsWriter:
                 row.written = changes
         finally:
             self._drop_over()
+
+    def _count(self) -> None:
+        """Add what was observed since the last time to its rows."""
+        together: dict[tuple[int, str], list[Observation]] = {}
+        for now_ms, found in self._observed:
+            together.setdefault((now_ms // MINUTE_MS, found.type), []).append(found)
+        self._observed.clear()
+        for (minute, type), of_type in together.items():
+            more = statistics_of(of_type)
+            self._starts += more.started
+            for step in STEPS:
+                start_ms = minute * MINUTE_MS // step.ms * step.ms
+                self._row_of(step, start_ms).add(type, more)
 
     def _row_of(self, step: Step, start_ms: int) -> Counted:
         row = self._rows.get((step, start_ms))

@@ -16,7 +16,7 @@ MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 def statistics(count: int, *lateness_ms: int) -> Statistics:
     lateness = Histogram()
     for ms in lateness_ms:
-        lateness.add(ms)
+        lateness.add([ms])
     return Statistics(started=count, completed=count, lateness=lateness)
 
 

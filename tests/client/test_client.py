@@ -478,7 +478,7 @@ def test_explain_tells_the_reason(
 
 def put_statistics(tables: Tables, start_ms: int, count: int) -> None:
     one = Statistics(started=count, completed=count)
-    one.lateness.add(7)
+    one.lateness.add([7])
     row = StatisticsRow(Step.MINUTE, start_ms, "p", 1, encoded({"Foo": one}))
     tables.statistics[row[:4]] = row
 

@@ -51,7 +51,7 @@ def test_each_type_has_a_line_that_is_one_object(caplog: pytest.LogCaptureFixtur
 def test_many_values_are_told_by_a_hundred() -> None:
     one = Statistics(started=5_000)
     for ms in range(1, 5_001):
-        one.lateness.add(ms)
+        one.lateness.add([ms])
     line = embedded("Foo", one, NOON_MS)
     check(line)
     assert "RunTime" not in line, "nothing was measured"

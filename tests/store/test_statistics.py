@@ -128,7 +128,7 @@ def test_the_stats_of_a_day_take_few_requests(queue_kit: QueueKit) -> None:
 def busy_hour(rng: Random) -> str:
     lateness, run_time = Histogram(), Histogram()
     for _ in range(5_000):
-        lateness.add(int(rng.lognormvariate(3, 1)))
-        run_time.add(int(rng.lognormvariate(5, 1.5)))
+        lateness.add([int(rng.lognormvariate(3, 1))])
+        run_time.add([int(rng.lognormvariate(5, 1.5))])
     one = Statistics(5_000, 5_000, 10, 20, 3, 1, lateness, run_time)
     return encoded({"Foo": one, "Bar": one, "Baz": one})
