@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import multiprocessing.util
 import signal
 from dataclasses import dataclass, field
 from mmap import mmap
@@ -97,6 +98,8 @@ class Supervisor:
     def run(self) -> int:
         for number in ending_signals():
             signal.signal(number, self._on_signal)
+        # Forked processes share it, so what killed ones leave in it goes with this one.
+        multiprocessing.util.get_temp_dir()
         child.wait_for_store(self._settings, self._clock, self._is_stopped)
         while not self._signals_s:
             for slot in self._slots:
