@@ -17,7 +17,7 @@ COUNTER_OF = {
 
 
 class Observation(NamedTuple):
-    """counter: one of statistics.COUNTERS; one more of it.
+    """counter: one of statistics.COUNTERS; one more of it. at_ms: when it happened.
 
     lateness_ms: of a task's first start. run_time_ms: of its handler. recovery_ms: from a claim
     whose lease was lost to the claim in its place.
@@ -25,6 +25,7 @@ class Observation(NamedTuple):
 
     type: str
     counter: str
+    at_ms: int
     lateness_ms: int | None = None
     run_time_ms: int | None = None
     recovery_ms: int | None = None
@@ -46,29 +47,31 @@ def observed(event: str, task: Task | None, more: dict[str, Any]) -> Observation
     if event == "start":
         return _start(task)
     if event == "settle":
-        return _settlement(task) if more.get("committed") else None
+        ended_ms = task.attempts[-1].ended_ts_ms
+        return _settlement(task, ended_ms) if more.get("committed") and ended_ms else None
     if event == "claim" and len(task.attempts) > 1:
         *_, before, last = task.attempts
         if before.outcome is Outcome.LEASE_LOST:
-            recovery_ms = last.started_ts_ms - before.started_ts_ms
-            return Observation(task.type, "leases_lost", recovery_ms=recovery_ms)
+            now_ms = last.started_ts_ms
+            recovery_ms = now_ms - before.started_ts_ms
+            return Observation(task.type, "leases_lost", now_ms, recovery_ms=recovery_ms)
     return None
 
 
 def _start(task: Task) -> Observation:
     """A task that was created after its time is late from then on."""
-    *earlier, last = task.attempts
-    lateness_ms = None
-    if all(one.outcome is Outcome.RELEASED for one in earlier):
-        lateness_ms = max(0, last.started_ts_ms - max(task.send_ts_ms, task.created_ts_ms))
-    return Observation(task.type, "started", lateness_ms)
+    attempts, lateness_ms = task.attempts, None
+    now_ms = attempts[-1].started_ts_ms
+    if len(attempts) == 1 or all(one.outcome is Outcome.RELEASED for one in attempts[:-1]):
+        lateness_ms = max(0, now_ms - max(task.send_ts_ms, task.created_ts_ms))
+    return Observation(task.type, "started", now_ms, lateness_ms)
 
 
-def _settlement(task: Task) -> Observation:
+def _settlement(task: Task, ended_ms: int) -> Observation:
     last, run_time_ms = task.attempts[-1], None
-    if last.ended_ts_ms is not None and _has_run(task, last):
-        run_time_ms = max(0, last.ended_ts_ms - last.started_ts_ms)
-    return Observation(task.type, COUNTER_OF[last.outcome], None, run_time_ms)
+    if _has_run(task, last):
+        run_time_ms = max(0, ended_ms - last.started_ts_ms)
+    return Observation(task.type, COUNTER_OF[last.outcome], ended_ms, None, run_time_ms)
 
 
 def _has_run(task: Task, last: Attempt) -> bool:

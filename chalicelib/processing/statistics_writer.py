@@ -49,17 +49,16 @@ class StatisticsWriter:
         self._processor = processor
         self._queue = queue
         self._clock = clock
-        self._observed: list[tuple[int, Observation]] = []
+        self._observed: list[Observation] = []
         self._rows: dict[tuple[Step, int], Counted] = {}
         self._parts = 0
         self._starts = 0
         self._written_s = -math.inf
 
     def __call__(self, event: str, task: Task | None, **more: Any) -> None:
-        found = observed(event, task, more)
-        if found is None:
+        if (found := observed(event, task, more)) is None:
             return
-        self._observed.append((self._clock.now_ms(), found))
+        self._observed.append(found)
         if len(self._observed) >= OBSERVED_MAX:
             self._count()
 
@@ -94,8 +93,8 @@ class StatisticsWriter:
     def _count(self) -> None:
         """Add what was observed since the last time to its rows."""
         together: dict[tuple[int, str], list[Observation]] = {}
-        for now_ms, found in self._observed:
-            together.setdefault((now_ms // MINUTE_MS, found.type), []).append(found)
+        for found in self._observed:
+            together.setdefault((found.at_ms // MINUTE_MS, found.type), []).append(found)
         self._observed.clear()
         for (minute, type), of_type in together.items():
             more = statistics_of(of_type)
