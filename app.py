@@ -114,6 +114,12 @@ def explain_task(id: str) -> Response:
     return service().explain(id)
 
 
+@app.route("/stats", methods=["GET"], content_types=ANY)
+@errors_as_responses
+def get_stats() -> Response:
+    return service().stats(request())
+
+
 @app.route("/health", methods=["GET"], content_types=ANY)
 @errors_as_responses
 def health() -> Response:
@@ -163,4 +169,5 @@ def tick(event: CloudWatchEvent) -> Any:
     from chalicelib.processing.tick import run
 
     context = cast(Any, event.context)
-    return run(remaining_ms=context.get_remaining_time_in_millis)
+    is_on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
+    return run(context.get_remaining_time_in_millis, tells_metrics=is_on_lambda)

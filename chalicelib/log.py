@@ -2,7 +2,8 @@
 
 Every line has a sentence (`message`) and an `action` that machines can key on. Of one kind, ten
 lines within ten seconds are written; one line then counts the others. Lines about writes of known
-callers are all written. What is logged for a request, or for its task, has its `request_id`.
+callers, and metrics, are all written. What is logged for a request, or for its task, has its
+`request_id`.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ WAITING_MAX = 1_000
 FLUSH_WITHIN_S = 0.5
 WHOLE_MAX = 10
 WITHIN_S = 10.0
-ALWAYS_WHOLE = frozenset({"write"})
+ALWAYS_WHOLE = frozenset({"metrics", "write"})
 """Actions of which each line is written."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

@@ -1,4 +1,4 @@
-"""A client of the scheduler: one typed module on `requests`, to import or to copy.
+"""A client of the scheduler on `requests`, to import or to copy with `answers.py`, its types.
 
     scheduler = SchedulerClient("http://127.0.0.1:8000")  # , key="schedkey_…"
     task = scheduler.create("Foo", datetime.now(UTC) + timedelta(minutes=5))
@@ -16,87 +16,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any
 from urllib.parse import quote
 
 import requests
 
-State = Literal["scheduled", "running", "completed", "failed"]
-Outcome = Literal["running", "completed", "failed", "retried", "given_back", "lease_lost"]
+from client.answers import Attempt, Explanation, NewTask, State, Stats, Step, Task
 
 BATCH_MAX = 100
 RETRIED = frozenset({429, 500, 502, 503, 504})
 FIRST_WAIT_S = 0.2
 WAIT_MAX_S = 10.0
-
-
-class NewTask(TypedDict):
-    """A task to create. send_ts: RFC 3339 with an offset."""
-
-    type: str
-    send_ts: str
-    payload: NotRequired[Mapping[str, Any]]
-
-
-class Task(TypedDict):
-    """A task. Times are RFC 3339 in UTC; what is not known yet is None."""
-
-    id: str
-    type: str
-    send_ts: str
-    state: State
-    processor: str | None
-    attempt: int
-    created_ts: str
-    started_ts: str | None
-    finished_ts: str | None
-    lateness_ms: int | None
-    result: str | None
-    error: str | None
-    request_id: str | None
-    payload: NotRequired[dict[str, Any]]
-
-
-class Attempt(TypedDict):
-    """One time that a task was taken, and what became of it."""
-
-    attempt: int
-    processor: str
-    started_ts: str
-    ended_ts: str | None
-    outcome: Outcome
-    error: str | None
-
-
-class Processor(TypedDict):
-    """A live process that runs tasks."""
-
-    id: str
-    kind: str
-    seconds_since_beat: float
-    held_back_s: int
-
-
-class Explanation(TypedDict):
-    """Why a task has not run yet. reason: a stable word; message: a sentence."""
-
-    id: str
-    type: str
-    state: State
-    now: str
-    due: bool
-    reason: str
-    message: str
-    due_at: str | None
-    seconds_until_due: float | None
-    next_retry: str | None
-    held_by: str | None
-    lease_until: str | None
-    shard: int
-    owner: str | None
-    hint_present: bool | None
-    processors: list[Processor]
-    attempts: list[Attempt]
 
 
 class ApiError(Exception):
@@ -237,6 +167,24 @@ class SchedulerClient:
     def explain(self, task_id: str) -> Explanation:
         """Why the task has not run yet. Raises NotFound."""
         told: Explanation = self._call("GET", _path(task_id, "/explain"))
+        return told
+
+    def stats(
+        self,
+        *,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        types: Sequence[str] = (),
+        step: Step | None = None,
+    ) -> Stats:
+        """What ran, how late, what waits and who is alive; of the last hour by default."""
+        query = {
+            "since": None if since is None else rfc3339(since),
+            "until": None if until is None else rfc3339(until),
+            "type": [*types],
+            "step": step,
+        }
+        told: Stats = self._call("GET", "/stats", query=query)
         return told
 
     def _create_batch(self, batch: Sequence[NewTask], key: str) -> Sequence[Task | ApiError]:

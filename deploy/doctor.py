@@ -102,6 +102,9 @@ def _table(options: Options, client: Client, table: Table) -> Finding:
         tables.verify_table(client, table, options.prefix)
     except SchedulerError as error:
         return Finding(str(error), "python -m deploy provision creates what is missing")
+    if table.name in tables.EXPIRING and not tables.expires(client, name):
+        remedy = "python -m deploy provision sets it; until then such rows stay for ever"
+        return Finding(f"table {name}: rows whose time to live is over are not purged", remedy)
     return Finding(f"table {name}: keys and {table.isolation} as they should be")
 
 

@@ -21,6 +21,11 @@ PERMISSIONS = ("SELECT", "MODIFY")
 INDEXES = tuple(table for table in TABLES if table.isolation == "forbid_rmw")
 """Tables of plain rows that can be made again: an old row that came back would do no harm."""
 
+EXPIRING = {
+    "tasks": "tombstones of deleted tasks are purged by the store after a day",
+    "workers": "statistics are purged: those of minutes after 2 days, of hours after 90",
+}
+
 
 class Step(NamedTuple):
     """kind: HTTP, Alternator or CQL; text: what is sent; why: its reason."""
@@ -53,12 +58,9 @@ def _table_steps(prefix: str) -> Iterator[Step]:
     for table in TABLES:
         body = json.dumps(tables.definition(table, prefix))
         yield Step("Alternator", f"CreateTable {body}", _isolation_reason(table))
-    spec = {"Enabled": True, "AttributeName": tables.PURGE_ATTRIBUTE}
-    yield Step(
-        "Alternator",
-        f"UpdateTimeToLive {prefix}tasks {json.dumps(spec)}",
-        "tombstones of deleted tasks are purged by the store after a day",
-    )
+    for name in tables.EXPIRING:
+        body = json.dumps({"TableName": prefix + name, **tables.TIME_TO_LIVE})
+        yield Step("Alternator", f"UpdateTimeToLive {body}", EXPIRING[name])
     for table in TABLES:
         yield Step(
             "Alternator",
@@ -97,7 +99,11 @@ def _isolation_reason(table: Table) -> str:
 
 
 def _options_reason(table: Table) -> str:
-    what = "heartbeats" if table.name == "workers" else "rows that are put once and deleted once"
+    what = (
+        "heartbeats, statistics"
+        if table.name == "workers"
+        else "rows that are put once and deleted once"
+    )
     return (
         f"{what}: a read passes their tombstones for a day, not for ten;"
         " the mode is named, since an ALTER without it would set `repair`"

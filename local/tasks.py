@@ -1,4 +1,4 @@
-"""`python -m local task create|show|list|retry|delete|watch|explain`: tasks, from a command line.
+"""`python -m local task create|show|list|retry|delete|watch|explain|stats`, from a command line.
 
 SCHEDULER_URL tells where the API is (default http://127.0.0.1:8000). SCHEDULER_KEY holds an API
 key, if it asks for one, or SCHEDULER_KEY_FILE names a file that does. Exit code: 0 done, 1 not
@@ -25,7 +25,9 @@ import requests
 from chalicelib.clock import Clock, Sleep, SystemClock, pause
 from chalicelib.env import secret_line
 from chalicelib.errors import InvalidSetting
-from client.scheduler_client import ApiError, Attempt, SchedulerClient, Task, Unavailable, rfc3339
+from client.answers import Attempt, Task
+from client.scheduler_client import ApiError, SchedulerClient, Unavailable, rfc3339
+from local import stats
 from local.processes import say
 
 URL = "http://127.0.0.1:8000"
@@ -180,6 +182,21 @@ class Commands:
             self._print(ATTEMPT_COLUMNS, told["attempts"])
         return DONE
 
+    def stats(self) -> int:
+        """What ran lately, what waits, and who is alive."""
+        given = self._options
+        now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
+        told = self._client.stats(
+            since=now - given.last, until=now, types=given.type, step=given.step
+        )
+        if given.json:
+            print(json.dumps(told))
+            return DONE
+        for line in stats.lines(told, is_terminal=sys.stdout.isatty()):
+            print(line)
+        print_table(stats.PROCESSOR_COLUMNS, stats.processor_rows(told))
+        return DONE
+
     def _time(self, text: str) -> str:
         """A delay from now as a time; any other text as it is, for the service to judge."""
         found = _DELAY.fullmatch("+0s" if text == "now" else text)
@@ -260,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         ("explain", "tell why a task has not run yet"),
     ):
         command(name, help).add_argument("id")
+    _add_stats(command("stats", "tell what ran, what waits and who is alive"))
     command("retry", "run failed tasks again").add_argument("id", nargs="+")
     command("delete", "delete tasks").add_argument("id", nargs="+")
     return parser
@@ -282,6 +300,24 @@ def _add_list(listed: argparse.ArgumentParser) -> None:
     listed.add_argument("--until", metavar="TIME")
     listed.add_argument("--newest", action="store_true", help="the latest first")
     listed.add_argument("--limit", type=_count, default=50, metavar="N", help="default 50; 0: all")
+
+
+def _add_stats(stats: argparse.ArgumentParser) -> None:
+    stats.add_argument(
+        "--last", type=_duration, default="1h", metavar="TIME", help="such as 15m, 1d"
+    )
+    stats.add_argument("--type", action="append", default=[])
+    stats.add_argument("--step", choices=["1m", "5m", "15m", "1h", "1d"])
+
+
+def _duration(text: str) -> timedelta:
+    found = _DELAY.fullmatch(f"+{text}")
+    try:
+        if found is not None:
+            return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    except OverflowError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a duration such as 15m, 6h or 1d")
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -112,10 +112,11 @@ def test_the_tick_has_the_time_that_lambda_leaves_it(monkeypatch: pytest.MonkeyP
         def get_remaining_time_in_millis(self) -> int:
             return 59_000
 
-    def run(*, remaining_ms: Callable[[], int]) -> dict[str, int]:
-        return {"remaining_ms": remaining_ms()}
+    def run(remaining_ms: Callable[[], int], *, tells_metrics: bool) -> dict[str, int]:
+        return {"remaining_ms": remaining_ms(), "tells_metrics": tells_metrics}
 
     monkeypatch.setattr(tick, "run", run)
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "tick")
     event = {
         "version": "0",
         "account": "0",
@@ -127,7 +128,10 @@ def test_the_tick_has_the_time_that_lambda_leaves_it(monkeypatch: pytest.MonkeyP
         "id": "1",
         "resources": [],
     }
-    assert entry.app.handler_map["tick"](event, Context()) == {"remaining_ms": 59_000}
+    assert entry.app.handler_map["tick"](event, Context()) == {
+        "remaining_ms": 59_000,
+        "tells_metrics": True,
+    }
 
 
 def test_config_leaves_the_environment_to_the_shell() -> None:

@@ -1,13 +1,11 @@
 """One process of the worker: a processor until it is told to drain."""
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,14 +22,15 @@ from chalicelib.output import Lines, Outlet
 from chalicelib.processing.context import Context
 from chalicelib.processing.held_claims import HeldClaims
 from chalicelib.processing.isolation import IsolatedProcess
-from chalicelib.processing.ledger import Ledger, no_record
+from chalicelib.processing.ledger import Ledger, Record, both, no_record
 from chalicelib.processing.processor import Processor
 from chalicelib.store.alternator import outcome, tables
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.store.clock import StoreClock
 from chalicelib.wakeups.listener import Listener
-from worker.ending import ending_signals
+from worker.ending import die_with, ending_signals
+from worker.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +38,9 @@ Pipe: TypeAlias = "Connection[Any, Any]"
 
 STORE_WAIT_S = 0.5
 STORE_PATIENCE_S = 3.0
-PARENT_LOOK_S = 0.2
 TURN_NOTED_EVERY_S = 1.0
 COLLECT_AFTER = 10_000
 """Net new objects before the garbage collector looks for cycles among them."""
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +49,8 @@ class Shared:
 
     kill_at_s, turned_s: monotonic times: when to kill it; when its event loop last turned. claims:
     memory for HeldClaims. family: an end of a pipe, held open by the process and by those that it
-    starts for handlers. dead: the other ends of such pipes of earlier processes.
+    starts for handlers. dead: the other ends of such pipes of earlier processes. metrics: the place
+    under which the process counts for Prometheus; None: it does not.
     """
 
     kill_at_s: Any
@@ -60,6 +58,7 @@ class Shared:
     claims: mmap
     family: Pipe
     dead: Sequence[Pipe] = ()
+    metrics: int | None = None
 
     def arm(self, kill_at_s: float) -> None:
         """See Watchdog: the supervisor kills this process then."""
@@ -103,7 +102,7 @@ def main(settings: Settings, shared: Shared, ledger: str | None) -> None:
     # The supervisor's handlers were inherited; until ours stand, a signal simply ends us.
     for number in ending_signals():
         signal.signal(number, signal.SIG_DFL)
-    _die_with(os.getppid())
+    die_with()
     _collect_seldom()
     clock = StoreClock(SystemClock())
     stdout = os.dup(1)
@@ -113,11 +112,13 @@ def main(settings: Settings, shared: Shared, ledger: str | None) -> None:
     logging.getLogger().handlers.clear()
     sys.stdout = logs.set_up_apart(clock).stream
     try:
-        record = Ledger(ledger, clock) if ledger else no_record
+        record: Record = Ledger(ledger, clock) if ledger else no_record
+        metrics = Metrics(shared.metrics) if shared.metrics is not None else None
+        record = both(record, metrics) if metrics else record
         lines = Lines(Outlet(stdout, clock), clock)
         context_on = partial(Context.of, settings, clock=clock, lines=lines, record=record)
         try:
-            asyncio.run(_run(settings, shared, clock, context_on, lines))
+            asyncio.run(_run(settings, shared, clock, context_on, lines, metrics))
         finally:
             lines.close()
     finally:
@@ -130,32 +131,43 @@ async def _run(
     clock: Clock,
     context_on: Callable[..., Context],
     lines: Lines,
+    metrics: Metrics | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in ending_signals():
         loop.add_signal_handler(number, stop.set)
     held = HeldClaims(memoryview(shared.claims), clock.monotonic_s())
-    queue = AlternatorTaskQueue.open(settings, clock)
+    observe = metrics.observe_request if metrics else None
+    queue = AlternatorTaskQueue.open(settings, clock, observe)
     isolate = partial(IsolatedProcess.start, family=shared.family)
     context = replace(
         context_on(queue, listener=await Listener.open(settings)), isolate=isolate, held=held
     )
-    noting = asyncio.create_task(_note_turns(shared.turned_s, clock, lines))
+    processor = Processor(context, shared, kind="worker", are_gone=shared.are_gone)
+    sample = (lambda: metrics.sample(processor.condition())) if metrics else _nothing
+    noting = asyncio.create_task(_note_turns(shared.turned_s, clock, lines, sample))
     try:
-        await Processor(context, shared, kind="worker", are_gone=shared.are_gone).run(stop)
+        await processor.run(stop)
     finally:
         noting.cancel()
         await queue.close()
     log.info("drained", extra={"action": "drained", "counts": dict(context.counts)})
 
 
-async def _note_turns(turned_s: Any, clock: Clock, lines: Lines) -> None:
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+async def _note_turns(
+    turned_s: Any, clock: Clock, lines: Lines, sample: Callable[[], None]
+) -> None:
     """Tell the supervisor that this event loop is not blocked."""
     while True:
         turned_s.value = clock.monotonic_s()
         lines.look()
         logs.look()
+        sample()
         await asyncio.sleep(TURN_NOTED_EVERY_S)
 
 
@@ -164,16 +176,3 @@ def _collect_seldom() -> None:
     while a burst comes and goes costs 7 % of this process's time."""
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
-
-
-def _die_with(parent: int) -> None:
-    """End when the supervisor does, SIGKILL included: by the kernel, or else by looking."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        pause(PARENT_LOOK_S)
-    os._exit(1)

@@ -1,8 +1,15 @@
 """How a process of the service is asked to end, and ends in good order."""
 
+import ctypes
 import os
 import signal
 import sys
+import threading
+
+from chalicelib.clock import pause
+
+PARENT_LOOK_S = 0.2
+PR_SET_PDEATHSIG = 1
 
 
 def ending_signals() -> tuple[signal.Signals, ...]:
@@ -21,3 +28,16 @@ def flush_or_drop() -> None:
             stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def die_with() -> None:
+    """End when the parent does, SIGKILL included: by the kernel, or else by looking."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        pause(PARENT_LOOK_S)
+    os._exit(1)

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import multiprocessing.util
 import signal
 from dataclasses import dataclass, field
 from mmap import mmap
@@ -17,6 +18,7 @@ from chalicelib.processing import held_claims
 from chalicelib.processing.ledger import Record, no_record
 from worker import child
 from worker.ending import ending_signals
+from worker.exposition import Exposition
 from worker.life import Life
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Slot:
     it, by when each died.
     """
 
+    number: int
     kill_at_s: Any
     turned_s: Any
     claims: mmap
@@ -55,9 +58,9 @@ class Slot:
     restarts: int = 0
 
 
-def _slot(places: int) -> Slot:
+def _slot(number: int, places: int) -> Slot:
     claims = mmap(-1, held_claims.memory_bytes(places))
-    return Slot(RawValue("d", 0.0), RawValue("d", 0.0), claims)
+    return Slot(number, RawValue("d", 0.0), RawValue("d", 0.0), claims)
 
 
 def _left(slot: Slot, now_s: float) -> list[child.Pipe]:
@@ -81,32 +84,47 @@ class Supervisor:
         life: Life,
         ledger: str | None = None,
         record: Record = no_record,
+        exposition: Exposition | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._life = life
         self._ledger = ledger
         self._record = record
-        self._slots = [_slot(settings.batch_size) for _ in range(processes)]
+        self._exposition = exposition
+        self._slots = [_slot(number, settings.batch_size) for number in range(processes)]
         self._signals_s: list[float] = []
 
     def run(self) -> int:
         for number in ending_signals():
             signal.signal(number, self._on_signal)
+        # Forked processes share it, so what killed ones leave in it goes with this one.
+        multiprocessing.util.get_temp_dir()
         child.wait_for_store(self._settings, self._clock, self._is_stopped)
         while not self._signals_s:
             for slot in self._slots:
                 self._look_after(slot)
+            self._look_after_exposition()
             if all(self._is_well(slot) for slot in self._slots):
-                self._life.show()
+                self._show_life()
             logs.look()
             self._wait()
         return self._end()
 
     def _is_stopped(self) -> bool:
         """Asked while this waits for the store; to wait is to live."""
-        self._life.show()
+        self._look_after_exposition()
+        self._show_life()
         return bool(self._signals_s)
+
+    def _show_life(self) -> None:
+        self._life.show()
+        if self._exposition is not None:
+            self._exposition.show_life()
+
+    def _look_after_exposition(self) -> None:
+        if self._exposition is not None:
+            self._exposition.look()
 
     def _is_well(self, slot: Slot) -> bool:
         """Its child lives and turns, and has not just replaced one that ended early."""
@@ -143,6 +161,7 @@ class Supervisor:
             claims=slot.claims,
             family=theirs,
             dead=_left(slot, now_s),
+            metrics=slot.number if self._exposition is not None else None,
         )
         slot.process = _processes.Process(
             target=child.main, args=(self._settings, shared, self._ledger), name="processor"
@@ -162,6 +181,8 @@ class Supervisor:
         log.warning("process ended with code %s", slot.process.exitcode, extra=extra)
         slot.process.close()
         slot.process = None
+        if self._exposition is not None:
+            self._exposition.forget(slot.number)
         is_stable = now_s - slot.started_s > STABLE_AFTER_S
         slot.restarts = 0 if is_stable else slot.restarts + 1
         wait_s = RESTART_WAIT_S * 2**slot.restarts if slot.restarts else 0.0

@@ -28,6 +28,8 @@ from chalicelib.api.request import (
 )
 from chalicelib.api.responses import json_response
 from chalicelib.api.settings import ApiSettings
+from chalicelib.api.stats import backlog_filter, figures, stats_json
+from chalicelib.api.stats_query import stats_query
 from chalicelib.api.wakeups import WakeUps
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
@@ -146,6 +148,21 @@ class Api:
             takes_writes=self.readiness.takes_writes,
         )
         return json_response(explanation_json(explanation))
+
+    def stats(self, request: Request) -> Response:
+        """What ran, how late and how long, what waits, and who is alive."""
+        now_ms = self.clock.now_ms()
+        query = stats_query(query_values(request), now_ms)
+        page = self.store.statistics(query.rows, since_ms=query.since_ms, until_ms=query.until_ms)
+        answer = stats_json(
+            query,
+            figures(query, page),
+            now_ms=now_ms,
+            backlog=self.store.list(backlog_filter(query, now_ms)),
+            heartbeats=self.store.heartbeats(),
+            shards=self.shards,
+        )
+        return json_response(answer)
 
     def delete(self, task_id: str) -> Response:
         # By the earliest time it can be: a lease that may still hold is not over.

@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 def task_filter(query: Mapping[str, Sequence[str]]) -> TaskFilter:
     """query: all values by parameter. Raises InvalidRequest."""
-    single = _single_values(query)
+    single = single_values(query, _PARAMETERS, _REPEATABLE)
     since_ms = time_ms("since", single["since"]) if "since" in single else None
     until_ms = time_ms("until", single["until"]) if "until" in single else None
     if since_ms is not None and until_ms is not None and until_ms < since_ms:
         expected = "a time not before since"
         raise InvalidRequest.of("until is before since.", "until", single["until"], expected)
     filter = TaskFilter(
-        states=_each("state", query, {state.value: state for state in VISIBLE}),
-        types=_each("type", query, {type: type for type in HANDLERS}),
+        states=each("state", query, {state.value: state for state in VISIBLE}),
+        types=each("type", query, {type: type for type in HANDLERS}),
         since_ms=since_ms,
         until_ms=until_ms,
         limit=_limit(single.get("limit", "50")),
@@ -51,19 +51,23 @@ def cursor(filter: TaskFilter, position: Position) -> str:
     return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
 
-def _single_values(query: Mapping[str, Sequence[str]]) -> Mapping[str, str]:
-    """The first value of each parameter. Only state and type may have more than one."""
-    check_names("parameter", query, _PARAMETERS)
+def single_values(
+    query: Mapping[str, Sequence[str]], known: Sequence[str], repeatable: Sequence[str]
+) -> Mapping[str, str]:
+    """The first value of each parameter. known: all there are. repeatable: those that may have more
+    than one. Raises InvalidRequest."""
+    check_names("parameter", query, known)
     for name, values in query.items():
-        if len(values) > 1 and name not in _REPEATABLE:
+        if len(values) > 1 and name not in repeatable:
             message, got = f"{name} is given more than once.", ", ".join(values)
             raise InvalidRequest.of(message, name, got, "one value")
     return {name: values[0] for name, values in query.items()}
 
 
-def _each(
+def each(
     field: str, query: Mapping[str, Sequence[str]], known: Mapping[str, T]
 ) -> frozenset[T] | None:
+    """What the values of a parameter stand for; None if it is not given. Raises InvalidRequest."""
     if field not in query:
         return None
     return frozenset(known[one_of(field, value, known)] for value in query[field])

@@ -1,5 +1,6 @@
 """What a processor is given, and all of its parts share."""
 
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,7 +36,7 @@ class Context:
     task is claimed. isolate: makes a process of its own for a handler. record: takes note of what
     happens. held: what is claimed, for whoever takes the place of this process. counts: what
     happened so far. listener: where wake-up messages arrive. sender: sends them. Both are None
-    where there are none.
+    where there are none. host: the name of this machine.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Context:
     counts: Counter[str] = field(default_factory=Counter)
     listener: Listening | None = None
     sender: Sender | None = None
+    host: str | None = None
 
     @classmethod
     def of(
@@ -75,4 +77,5 @@ class Context:
             record=record,
             listener=listener,
             sender=Sender.of(settings, clock),
+            host=socket.gethostname(),
         )

@@ -36,6 +36,18 @@ def no_record(event: str, task: Task | None, **more: Any) -> None:
     """Nobody wants to know."""
 
 
+def both(first: Record, second: Record) -> Record:
+    """Tells two of every event."""
+    if first is no_record:
+        return second
+
+    def record(event: str, task: Task | None, **more: Any) -> None:
+        first(event, task, **more)
+        second(event, task, **more)
+
+    return record
+
+
 class Ledger:
     """A Record in a file. Work goes on without it: what it cannot write, it counts.
 

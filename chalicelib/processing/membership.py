@@ -11,6 +11,7 @@ from chalicelib.processing.store_watch import StoreWatch
 from chalicelib.store import ownership
 from chalicelib.store.contract import Heartbeat
 from chalicelib.throttle import OncePerSubject
+from chalicelib.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +27,19 @@ OFFSET_WARN_MS = 1_000
 
 
 class Membership:
-    """me: the processor's id. kind: worker or tick. shards: all that may hold hints."""
+    """me: the processor's id. kind: worker or tick. shards: all that may hold hints. heartbeat_ms:
+    when the last heartbeat that arrived was written; 0 before the first."""
 
     def __init__(self, context: Context, watch: StoreWatch, *, kind: str) -> None:
         self.me = context.id
+        self.heartbeat_ms = 0
         self.shards: tuple[int, ...] = tuple(range(context.settings.shards))
         self._queue = context.queue
         self._clock = context.clock
         self._watch = watch
         self._kind = kind
+        self._host = context.host
+        self._places = context.settings.batch_size
         self._wakeup = context.listener.address if context.listener else None
         self._fleet = Fleet(self.me)
         self._looking = asyncio.Lock()
@@ -43,7 +48,7 @@ class Membership:
         self._busy_s: float | None = None
         self._reported = OncePerSubject()
 
-    async def step(self, *, is_busy: bool, held_back_s: int) -> None:
+    async def step(self, *, is_busy: bool, held_back_s: int, taken: int = 0) -> None:
         """Called each second: send a heartbeat and look at the others, if it is time.
 
         An idle processor has less to say, and so has everybody while the store is slow. Others are
@@ -54,7 +59,7 @@ class Membership:
             self._busy_s = now_s
         is_idle = now_s >= self._busy_s + IDLE_AFTER_S
         interval_s = IDLE_HEARTBEAT_INTERVAL_S if is_idle else self._busy_interval_s()
-        await self._send(interval_s, held_back_s)
+        await self._send(interval_s, held_back_s, taken)
         busiest_s = interval_s if self._watch.is_slow else self._fleet.least_interval_s(now_s)
         if now_s < self._looked_s + min(interval_s, busiest_s) - HEARTBEAT_INTERVAL_S / 2:
             return
@@ -68,7 +73,7 @@ class Membership:
         wanted_s = max(HEARTBEAT_INTERVAL_S, math.ceil(DELAYS_PER_HEARTBEAT * delay_s))
         return float(min(IDLE_HEARTBEAT_INTERVAL_S, wanted_s))
 
-    async def _send(self, interval_s: float, held_back_s: int) -> None:
+    async def _send(self, interval_s: float, held_back_s: int, taken: int) -> None:
         """Unless the last heartbeat promised no other one yet, nor is there more to say now."""
         now_s = self._clock.monotonic_s()
         wait_s = min(interval_s, self._sent_interval_s) - HEARTBEAT_INTERVAL_S / 2
@@ -81,9 +86,14 @@ class Membership:
             interval_ms=round(interval_s * 1000),
             held_back_s=held_back_s,
             wakeup=self._wakeup,
+            host=self._host,
+            version=VERSION,
+            places=self._places,
+            taken=taken,
         )
         self._sent_s, self._sent_interval_s = now_s, interval_s
         await self._queue.put_heartbeat(heartbeat)
+        self.heartbeat_ms = heartbeat.written_ms
 
     async def leave(self) -> None:
         await self._queue.leave(self.me)

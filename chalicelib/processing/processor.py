@@ -7,8 +7,8 @@ instant, and `attempt` sees it through.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Set
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -18,11 +18,13 @@ from chalicelib.processing.cleaning import Cleaning
 from chalicelib.processing.context import Context
 from chalicelib.processing.execution import Execution
 from chalicelib.processing.inbox import Inbox
+from chalicelib.processing.ledger import both
 from chalicelib.processing.lookout import LookOut
 from chalicelib.processing.loops import Loops
 from chalicelib.processing.membership import HEARTBEAT_INTERVAL_S, Membership
 from chalicelib.processing.own_shards import OwnShards
 from chalicelib.processing.runner import Runner
+from chalicelib.processing.statistics_writer import WRITE_INTERVAL_S, StatisticsWriter
 from chalicelib.processing.store_watch import StoreWatch
 from chalicelib.processing.sweep_timer import SweepTimer
 from chalicelib.store.contract import Hint
@@ -36,7 +38,8 @@ ARM_INTERVAL_S = 0.25
 LEAVE_S = 0.5
 CLEAN_UP_S = 2.0
 """A store that does not answer must not keep a processor from ending: it has so long to take its
-heartbeat away; and for deletions that still wait, if no task took the time of the drain."""
+heartbeat away; and for deletions and statistics that still wait, if no task took the time of the
+drain."""
 
 
 class Watchdog(Protocol):
@@ -59,6 +62,20 @@ class Grace:
 
 async def at_once() -> None:
     """There is nothing to wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a processor is now. backlog_age_s: for how long its oldest ready hint has waited.
+
+    heartbeat_ms: see Membership. counts: see Context.
+    """
+
+    places: int
+    taken: int
+    backlog_age_s: float
+    heartbeat_ms: int
+    counts: Mapping[str, int]
 
 
 class LoopEnded(Exception):
@@ -84,6 +101,8 @@ class Processor:
         are_gone: Callable[[], Awaitable[None]] = at_once,
     ) -> None:
         self.agenda = agenda = Agenda(context.settings.batch_size)
+        self._statistics = StatisticsWriter(context.id, context.queue, context.clock)
+        context = replace(context, record=both(context.record, self._statistics))
         self.context = context
         self._clock = context.clock
         self._watchdog = watchdog
@@ -117,19 +136,29 @@ class Processor:
             asyncio.create_task(self._sweep_timer.run(self._loops)),
         ]
         cleaning = start(CLEAN_INTERVAL_S, self._cleaning.step)
-        await self._until(stop, {*finding, cleaning, arming})
+        counting = start(WRITE_INTERVAL_S, self._statistics.write)
+        await self._until(stop, {*finding, cleaning, counting, arming})
         grace = self._grace()
         heartbeat.cancel()
         leaving = asyncio.create_task(self._loops.survive(self._membership.leave))
         await asyncio.sleep(grace.hand_over_s)
         ends_s = self._clock.monotonic_s() + grace.drain_s
-        for loop in (taking_over, *finding):
-            loop.cancel()
+        _cancel(taking_over, *finding)
         self._inbox.close()
         await self.runner.drain(grace.drain_s)
-        cleaning.cancel()
-        arming.cancel()
+        _cancel(cleaning, counting, arming)
         await self._last_writes(leaving, ends_s - self._clock.monotonic_s())
+
+    def condition(self) -> Condition:
+        """How it is now."""
+        waited_ms = self._clock.now_ms() - self.agenda.first_ms()
+        return Condition(
+            places=self.context.settings.batch_size,
+            taken=len(self.runner.running),
+            backlog_age_s=max(0.0, waited_ms / 1000),
+            heartbeat_ms=self._membership.heartbeat_ms,
+            counts=self.context.counts,
+        )
 
     async def _until(self, stop: asyncio.Event, loops: Set[asyncio.Task[None]]) -> None:
         """A loop ends only if a handler cancelled it; without it nothing might be claimed."""
@@ -141,10 +170,10 @@ class Processor:
             raise LoopEnded("a handler cancelled what was not its own")
 
     async def _last_writes(self, leaving: asyncio.Task[None], left_s: float) -> None:
-        flushing = asyncio.create_task(self._loops.survive(self.context.queue.flush))
-        await asyncio.wait({leaving, flushing}, timeout=max(LEAVE_S, min(CLEAN_UP_S, left_s)))
-        for late in (leaving, flushing):
-            late.cancel()
+        steps = (self.context.queue.flush, self._statistics.write_now)
+        lasts = {leaving, *(asyncio.create_task(self._loops.survive(step)) for step in steps)}
+        await asyncio.wait(lasts, timeout=max(LEAVE_S, min(CLEAN_UP_S, left_s)))
+        _cancel(*lasts)
 
     async def _begin(self) -> asyncio.Task[None]:
         """The first heartbeat, and beside it the takeover: that goes on, and is returned."""
@@ -178,7 +207,10 @@ class Processor:
     async def _heartbeat(self) -> None:
         self._watch.look(self.context.queue.pressure(), self.runner.waiting())
         held_back_s = self._watch.held_back_s(self.agenda.first_ms(), self._clock.now_ms())
-        await self._membership.step(is_busy=self.runner.is_busy, held_back_s=held_back_s)
+        taken = len(self.runner.running)
+        await self._membership.step(
+            is_busy=self.runner.is_busy, held_back_s=held_back_s, taken=taken
+        )
 
     def _hand_over(self, hint: Hint) -> None:
         if self.context.sender is not None:
@@ -187,3 +219,8 @@ class Processor:
     async def _arm(self) -> None:
         oldest_s = next(iter(self._execution.kill_at_s.values()), None)
         self._watchdog.arm(oldest_s or self._clock.monotonic_s() + KILL_AFTER_S)
+
+
+def _cancel(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()

@@ -9,7 +9,8 @@ from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.output import Lines, Outlet
 from chalicelib.processing.context import Context
-from chalicelib.processing.ledger import Record, no_record
+from chalicelib.processing.embedded_metrics import EmbeddedMetrics
+from chalicelib.processing.ledger import Record, both, no_record
 from chalicelib.processing.processor import Grace, Processor
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.clock import StoreClock
@@ -42,13 +43,22 @@ def run(
     settings: Settings | None = None,
     clock: Clock | None = None,
     record: Record = no_record,
+    *,
+    tells_metrics: bool = False,
 ) -> dict[str, int]:
     """Process tasks and sweep until 10 s before the deadline; returns what was counted.
 
-    remaining_ms: milliseconds left until the function's deadline.
+    remaining_ms: milliseconds left until the function's deadline. tells_metrics: whether the log
+    gets lines for CloudWatch.
     """
     settings, clock = settings or Settings.from_env(), StoreClock.over(clock or SystemClock())
-    return asyncio.run(_run(remaining_ms, settings, clock, record))
+    if not tells_metrics:
+        return asyncio.run(_run(remaining_ms, settings, clock, record))
+    metrics = EmbeddedMetrics(clock)
+    try:
+        return asyncio.run(_run(remaining_ms, settings, clock, both(record, metrics)))
+    finally:
+        metrics.write()
 
 
 async def _run(

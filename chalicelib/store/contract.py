@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from chalicelib.errors import SchedulerError
+from chalicelib.statistics import StatisticsPage, StatisticsRow, Step
 from chalicelib.task import UNFINISHED, Task, TaskState
 
 SLOW_DELAY_S = 0.05
@@ -121,6 +122,13 @@ class TaskStore(Protocol):
     def heartbeats(self) -> Sequence["Heartbeat"]:
         """The rows of all processors, dead ones included."""
 
+    def statistics(self, step: Step, *, since_ms: int, until_ms: int) -> StatisticsPage:
+        """Rows of all processors that start within [since, until), in no order.
+
+        Takes at most about 12 requests, or one for each day. Rows can be missing, of which the
+        store has lost track, or whose time to live is over.
+        """
+
     def has_hint(self, task: Task) -> bool:
         """Whether the hint stands that leads processors to this scheduled task."""
 
@@ -195,6 +203,8 @@ class Heartbeat:
     within this.
     held_back_s: for how long the oldest ready hint has waited for the store's sake; 0 for none.
     wakeup: the address and UDP port at which it takes wake-up messages; None if it takes none.
+    host, version: of the machine and the service. places, taken: how many tasks may run at once,
+    and how many do. None in those of earlier versions.
     """
 
     processor: str
@@ -203,6 +213,10 @@ class Heartbeat:
     interval_ms: int = 1_000
     held_back_s: int = 0
     wakeup: str | None = None
+    host: str | None = None
+    version: str | None = None
+    places: int | None = None
+    taken: int | None = None
 
 
 class TaskQueue(Protocol):
@@ -305,6 +319,9 @@ class TaskQueue(Protocol):
 
     async def leave(self, processor: str) -> None:
         """Delete the processor's heartbeat."""
+
+    async def put_statistics(self, rows: Sequence[StatisticsRow]) -> None:
+        """Put these rows, each in place of the one with the same step, start and part."""
 
     async def sweep_overdue(self, *, now_ms: int) -> int:
         """Fast sweep: repair what the rows of unfinished tasks overdue by a minute tell.

@@ -15,6 +15,7 @@ from chalicelib.errors import (
     TaskNotFound,
     TaskRunning,
 )
+from chalicelib.statistics import StatisticsPage, StatisticsRow, Step
 from chalicelib.store.contract import (
     NO_PRESSURE,
     PAGE_PAYLOAD_CHARS,
@@ -43,6 +44,7 @@ class Tables:
     failed: set[Position] = field(default_factory=set)
     all: set[Position] = field(default_factory=set)
     heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
+    statistics: dict[tuple[object, ...], StatisticsRow] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -119,6 +121,12 @@ class MemoryStore:
 
     def heartbeats(self) -> Sequence[Heartbeat]:
         return list(self.tables.heartbeats.values())
+
+    def statistics(self, step: Step, *, since_ms: int, until_ms: int) -> StatisticsPage:
+        rows = list(self.tables.statistics.values())
+        return StatisticsPage(
+            [row for row in rows if row.step is step and since_ms <= row.start_ms < until_ms]
+        )
 
     def has_hint(self, task: Task) -> bool:
         return task.due_at_ms is not None and (task.due_at_ms, task.id) in self.tables.hints
@@ -239,6 +247,9 @@ class MemoryQueue:
 
     async def heartbeats(self) -> Sequence[Heartbeat]:
         return list(self.tables.heartbeats.values())
+
+    async def put_statistics(self, rows: Sequence[StatisticsRow]) -> None:
+        self.tables.statistics |= {row[:4]: row for row in rows}
 
     async def leave(self, processor: str) -> None:
         self.tables.heartbeats.pop(processor, None)

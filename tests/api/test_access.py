@@ -39,6 +39,7 @@ WHO_GETS_WHAT = {
     "POST /task/{id}/retry": (409, WRITES),
     "GET /task/{id}/attempts": (200, READS),
     "GET /task/{id}/explain": (200, READS),
+    "GET /stats": (200, READS),
     "GET /health": (200, OPEN),
     "GET /ready": (200, OPEN),
     "GET /openapi.json": (200, OPEN),

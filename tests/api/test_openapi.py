@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from chalicelib.api.openapi import openapi_document
 from chalicelib.api.responses import TYPE_BY_STATUS
 from chalicelib.api.settings import ApiSettings
 from chalicelib.task_types import HANDLERS, Run
+from chalicelib.version import VERSION
 from local.settings import ROOT
 from tests.support.keys import WRITE, keyed
 from tests.support.local_server import served
@@ -50,6 +52,11 @@ def test_its_paths_and_methods_are_those_of_the_app(document: Any) -> None:
         for path, item in document["paths"].items()
     }
     assert described == {path: set(methods) for path, methods in entry.app.routes.items()}
+
+
+def test_it_tells_the_version(document: Any) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert document["info"]["version"] == project["project"]["version"] == VERSION
 
 
 def test_it_names_the_task_types_of_this_version(document: Any) -> None:
@@ -168,7 +175,7 @@ def test_schemathesis_finds_nothing(
     assert answer.returncode == 0, answer.stdout + answer.stderr
     for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
         assert f"✅ {phase}" in answer.stdout
-    assert "Selected: 10/10" in answer.stdout  # It leaves out the document itself.
+    assert "Selected: 11/11" in answer.stdout  # It leaves out the document itself.
 
 
 def test_the_text_is_kept_as_data() -> None:

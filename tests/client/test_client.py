@@ -12,17 +12,20 @@ from typing import Any, get_args
 import pytest
 import requests
 
-import client.scheduler_client as library
 from chalicelib.api.explain import Reason
 from chalicelib.api.openapi import openapi_document
+from chalicelib.api.stats_query import STEPS
 from chalicelib.attempts import Outcome
 from chalicelib.clock import SystemClock
+from chalicelib.statistics import Statistics, StatisticsRow, Step, encoded
 from chalicelib.store.contract import Heartbeat
 from chalicelib.store.memory import Tables
 from chalicelib.task import VISIBLE, Task
 from chalicelib.times import rfc3339
+from client import answers
 from client.scheduler_client import ApiError, NotFound, SchedulerClient, Unavailable, new_task
 from local import tasks as command_line
+from local.stats import WIDTH_MAX, sparkline
 from tests.conftest import free_port
 from tests.support.fakes import NOON_MS, FakeClock
 from tests.support.local_server import served
@@ -283,13 +286,19 @@ def test_a_batch_of_which_a_part_was_lost_is_sent_again(tell: Tell) -> None:
 
 def test_its_types_are_those_of_the_document() -> None:
     schemas = openapi_document()["components"]["schemas"]
-    for name in ("Task", "Attempt", "Explanation"):
-        assert list(getattr(library, name).__annotations__) == list(schemas[name]["properties"])
+    for name in ("Task", "Attempt", "Explanation", "Percentiles", "LiveProcessor", "Stats"):
+        assert list(getattr(answers, name).__annotations__) == list(schemas[name]["properties"])
     processor = schemas["Explanation"]["properties"]["processors"]["items"]
-    assert list(library.Processor.__annotations__) == processor["required"]
-    assert list(library.NewTask.__annotations__) == list(schemas["NewTask"]["properties"])
-    assert set(get_args(library.State)) == {str(state) for state in VISIBLE}
-    assert get_args(library.Outcome) == tuple(map(str, Outcome))
+    assert list(answers.Processor.__annotations__) == processor["required"]
+    figures = list(schemas["FiguresOfStep"]["properties"])
+    assert list(answers.Figures.__annotations__) == figures
+    assert figures[1:] == list(schemas["Figures"]["properties"])
+    backlog = schemas["Stats"]["properties"]["backlog"]
+    assert list(answers.Backlog.__annotations__) == list(backlog["properties"])
+    assert list(answers.NewTask.__annotations__) == list(schemas["NewTask"]["properties"])
+    assert get_args(answers.Step) == tuple(STEPS)
+    assert set(get_args(answers.State)) == {str(state) for state in VISIBLE}
+    assert get_args(answers.Outcome) == tuple(map(str, Outcome))
     assert {str(reason) for reason in Reason} == set(
         schemas["Explanation"]["properties"]["reason"]["enum"]
     )
@@ -465,6 +474,43 @@ def test_explain_tells_the_reason(
     assert terminal.out.splitlines()[-1].split()[:2] == ["1", "running"]
     assert terminal("explain", task_id, "--json") == 0
     assert terminal.lines[0]["held_by"] == "p"
+
+
+def put_statistics(tables: Tables, start_ms: int, count: int) -> None:
+    one = Statistics(started=count, completed=count)
+    one.lateness.add([7])
+    row = StatisticsRow(Step.MINUTE, start_ms, "p", 1, encoded({"Foo": one}))
+    tables.statistics[row[:4]] = row
+
+
+def test_stats_are_told(
+    terminal: Terminal, tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_statistics(tables, NOON_MS - 120_000, 3)
+    put_statistics(tables, NOON_MS - 60_000, 9)
+    tables.heartbeats["p"] = Heartbeat(
+        processor="p", kind="worker", written_ms=SystemClock().now_ms(), places=8, taken=2, host="h"
+    )
+    assert terminal("stats", "--last", "15m") == 0
+    lines = terminal.out.splitlines()
+    assert lines[1].split()[:2] == ["started", "12"]
+    assert lines[7].split()[:3] == ["lateness", "p50", "7"]
+    assert lines[9] == "backlog     nothing is due"
+    assert lines[-1].split() == ["p", "worker", "h", "-", "2", "8", "16"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert terminal("stats", "--last", "15m", "--type", "Foo") == 0
+    assert terminal.out.splitlines()[1].endswith("▁▁▁▁▁▁▁▁▁▁▁▁▁▄█")
+    assert terminal("stats", "--json") == 0
+    assert terminal.lines[0]["total"]["started"] == 12
+    tables.statistics.clear()
+
+
+def test_a_sparkline_has_a_bar_for_some_values() -> None:
+    assert sparkline([0, 1, None, 4, 2]) == "▁▃ █▅"
+    assert sparkline([0, 0]) == "▁▁"
+    assert sparkline([]) == ""
+    assert len(sparkline([*range(1_441)])) <= WIDTH_MAX
+    assert sparkline([*range(1_440)], max)[-1] == "█"
 
 
 @pytest.mark.parametrize(("ends", "code"), [("completed", 0), ("failed", 1), ("deleted", 1)])

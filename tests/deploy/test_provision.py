@@ -17,6 +17,7 @@ from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreMismatch, StoreUnavailable
 from chalicelib.store.alternator import tables
+from chalicelib.store.alternator.requests import Request
 from chalicelib.store.alternator.tables import TABLES
 from chalicelib.store.alternator.wire.client import Client, LoopThread
 from chalicelib.store.alternator.wire.requester import Requester
@@ -459,6 +460,18 @@ def test_what_is_wrong_is_found(
     wrong = site.wrong()
     assert any(text in finding.text and remedy in finding.remedy for finding in wrong), wrong
     assert doctor.report(wrong, site.said.append) == len(wrong)
+
+
+def test_rows_that_are_not_purged_are_found(site: Site) -> None:
+    """As those of statistics in an installation of an earlier version."""
+    site.provision()
+    never = {"Enabled": False, "AttributeName": tables.PURGE_ATTRIBUTE}
+    body = {"TableName": f"{site.options.prefix}workers", "TimeToLiveSpecification": never}
+    site.client.decide(Request("UpdateTimeToLive", body))
+    (found,) = site.wrong()
+    assert "not purged" in found.text and "provision sets it" in found.remedy
+    site.provision()
+    assert site.wrong() == []
 
 
 def test_clock_that_is_off_is_found(site: Site) -> None:

@@ -40,7 +40,7 @@ from chalicelib.store.contract import Hint, Refused, TaskFilter
 from chalicelib.task import Task, TaskState, shard_of
 from tests.support.engine import Engine
 from tests.support.fakes import NOON_MS, FakeClock, Ids, NoLot, hint_of, new_task
-from tests.support.front import HOSTS, Front, front
+from tests.support.front import HOSTS, Front, front, permission_check
 from tests.support.profile import CheckedTransport
 from tests.support.wires import BotoWire, FaultyWire
 
@@ -404,6 +404,24 @@ def test_tables_that_are_there_are_not_created_again(
     tables.create(Client(thread, Requester(faulty, SystemClock())), prefix)
     assert faulty.sent.count("CreateTable") == 1
     tables.verify(client, prefix)
+
+
+def test_tables_of_an_earlier_version_get_their_time_to_live(
+    client: Client, raw_client: "DynamoDBClient", settings: Settings
+) -> None:
+    """Of `workers` nothing expired then. A role that may not set it is enough all the same."""
+    name = f"{settings.table_prefix}workers"
+    never: Any = {"Enabled": False, "AttributeName": tables.PURGE_ATTRIBUTE}
+    raw_client.update_time_to_live(TableName=name, TimeToLiveSpecification=never)
+    assert not tables.expires(client, name)
+    with front(settings, HOSTS[0]) as nodes:
+        nodes.check = permission_check({"SELECT", "MODIFY"})
+        denied = Client.connect(replace(settings, endpoints=(nodes.url(),)), SystemClock())
+        tables.create(denied, settings.table_prefix)
+        denied.close()
+    assert not tables.expires(client, name)
+    tables.create(client, settings.table_prefix)
+    assert tables.expires(client, name)
 
 
 def test_table_that_another_created_meanwhile_is_taken(

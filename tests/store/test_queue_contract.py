@@ -315,7 +315,8 @@ def test_many_tasks_are_read_in_batches(queue_kit: QueueKit) -> None:
 
 def test_heartbeats(queue_kit: QueueKit) -> None:
     one = Heartbeat(processor="a", kind="worker", written_ms=NOON_MS)
-    two = Heartbeat(processor="b", kind="tick", written_ms=NOON_MS)
+    two = Heartbeat(processor="b", kind="tick", written_ms=NOON_MS, places=8, taken=0)
+    two = replace(two, host="db-3", version="0.1.0", wakeup="10.0.0.1:7700", held_back_s=3)
     for heartbeat in (one, two, one):
         queue_kit.run(queue_kit.queue.put_heartbeat(heartbeat))
     assert sorted(queue_kit.run(queue_kit.queue.heartbeats()), key=str) == [one, two]

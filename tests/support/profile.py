@@ -125,13 +125,18 @@ def _batch_write(body: Mapping[str, Any]) -> Iterator[str]:
                 if "PutRequest" in write
                 else write["DeleteRequest"]["Key"]
             )
-            rows.append((table, row["slot"]["S"], row["at"]["S"]))
+            rows.append((table, *_key_of(table, row)))
     if not 0 < len(rows) <= PUTS_MAX:
         yield f"{len(rows)} rows"
     if len(rows) != len(set(rows)):
         yield "a row twice"
     if not all(all(key) for key in rows):
         yield "an empty key"
+
+
+def _key_of(table: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    hash_key, range_key = ("fleet", "processor") if table.endswith("workers") else ("slot", "at")
+    return row[hash_key]["S"], row[range_key]["S"]
 
 
 def _create_table(body: Mapping[str, Any]) -> Iterator[str]:

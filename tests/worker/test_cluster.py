@@ -268,6 +268,22 @@ def test_dead_child_is_replaced(cluster: Cluster) -> None:
     assert task.state is TaskState.COMPLETED
 
 
+def test_dead_children_leave_no_temporary_files(cluster: Cluster, tmp_path: Path) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    worker = cluster.start("-m", "worker", TMPDIR=str(folder))
+    cluster.wait_ready(1)
+    (foo,) = cluster.add("Foo")
+    cluster.wait_for(lambda: cluster.tasks([foo])[0].attempt == 1, 10)
+    recovery_ms(cluster, worker, [foo])
+    recovery_ms(cluster, worker, [foo])
+    cluster.wait_finished([foo], 20)
+    assert [*folder.iterdir()], "a fork server has its address there"
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    assert not [*folder.iterdir()]
+
+
 def test_children_end_with_a_killed_supervisor(cluster: Cluster) -> None:
     worker = cluster.worker("--processes", "2")
     cluster.wait_ready(2)

@@ -41,7 +41,7 @@ def shared(slot: Slot, *dead: Any) -> Shared:
 def test_all_that_the_dead_had_started_is_waited_for() -> None:
     async def play() -> None:
         ours, theirs = zip(*(multiprocessing.Pipe(duplex=False) for _ in range(2)), strict=True)
-        waiting = asyncio.create_task(shared(_slot(1), *ours).are_gone())
+        waiting = asyncio.create_task(shared(_slot(0, 1), *ours).are_gone())
         for pipe in theirs:
             await asyncio.sleep(0.02)
             assert not waiting.done()
@@ -52,7 +52,7 @@ def test_all_that_the_dead_had_started_is_waited_for() -> None:
 
 
 def test_what_nobody_holds_any_more_need_not_be_waited_for() -> None:
-    slot = _slot(1)
+    slot = _slot(0, 1)
     (one, _), (other, held) = (multiprocessing.Pipe(duplex=False) for _ in range(2))
     _.close()
     slot.dead = [(5.0, one), (6.0, other)]
@@ -65,7 +65,7 @@ def test_what_nobody_holds_any_more_need_not_be_waited_for() -> None:
 
 
 def test_places_share_no_memory() -> None:
-    one, other = _slot(2), _slot(2)
+    one, other = _slot(0, 2), _slot(1, 2)
     one.claims[0] = 7
     assert other.claims[0] == 0
     assert len(one.claims) == len(other.claims) > 2 * 100

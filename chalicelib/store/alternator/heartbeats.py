@@ -37,8 +37,10 @@ class Heartbeats:
         }
         if heartbeat.held_back_s:
             item["held_back_s"] = {"N": str(heartbeat.held_back_s)}
-        if heartbeat.wakeup:
-            item["wakeup"] = {"S": heartbeat.wakeup}
+        texts = {"wakeup": heartbeat.wakeup, "host": heartbeat.host, "version": heartbeat.version}
+        numbers = {"places": heartbeat.places, "taken": heartbeat.taken}
+        item |= {name: {"S": text} for name, text in texts.items() if text}
+        item |= {name: {"N": str(n)} for name, n in numbers.items() if n is not None}
         await self._requester.decide(requests.put_row(self._table, item), rank=self._rank)
 
     async def delete(self, processor: str) -> None:

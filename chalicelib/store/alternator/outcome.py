@@ -18,6 +18,7 @@ UNAUTHORIZED = frozenset({
     "MissingAuthenticationTokenException",
     "UnrecognizedClientException",
 })  # fmt: skip
+DENIED = "AccessDeniedException"
 THROTTLED = frozenset({
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
@@ -61,7 +62,7 @@ def failure(code: str, message: str, status: int, item: Item | None = None) -> E
         return StoreMismatch(f"a table is missing: {message}", reason=code)
     if code in UNAUTHORIZED:
         return refused(code, message)
-    if code == "AccessDeniedException":
+    if code == DENIED:
         return denied(code, message)
     return SchedulerError(f"the store refused a request: {code}: {message}", reason=code)
 
@@ -90,6 +91,11 @@ def is_refusal(error: SchedulerError) -> bool:
     see it granted.
     """
     return error.details.get("reason") in UNAUTHORIZED
+
+
+def is_denial(error: SchedulerError) -> bool:
+    """Whether a permission is missing."""
+    return error.details.get("reason") == DENIED
 
 
 def pauses_s(rng: Random) -> Iterator[float]:

@@ -7,6 +7,7 @@ from typing import Self
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import StoreBusy, StoreUnavailable
+from chalicelib.statistics import StatisticsRow
 from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.heartbeats import Heartbeats
 from chalicelib.store.alternator.hints import Hints
@@ -18,8 +19,10 @@ from chalicelib.store.alternator.outcome import ConditionFailed
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.pruning import Pruning
+from chalicelib.store.alternator.statistics import StatisticsRows
 from chalicelib.store.alternator.sweep import Sweeper
 from chalicelib.store.alternator.wire.gate import Rank
+from chalicelib.store.alternator.wire.observed import Observe, Observed
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.alternator.wire.transport import Transport
 from chalicelib.store.contract import Heartbeat, Hint, HintPage, Pressure, Refused
@@ -29,7 +32,7 @@ SWEEP_PARALLEL = 4
 
 
 class AlternatorTaskQueue:
-    """The contract of TaskQueue. rng spreads the retries."""
+    """The contract of TaskQueue. rng spreads the retries. observe: told of each request."""
 
     def __init__(
         self,
@@ -39,16 +42,19 @@ class AlternatorTaskQueue:
         prefix: str = "",
         shards: int = 16,
         rng: Random | None = None,
+        observe: Observe | None = None,
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._tasks = f"{prefix}tasks"
         self._indexes = Indexes(prefix, shards)
-        requester = Requester(transport, clock, rng=rng, rank=Rank.READ)
+        wire = Observed(transport, observe) if observe else transport
+        requester = Requester(wire, clock, rng=rng, rank=Rank.READ)
         self._requester = requester
         self._rows = IndexRows(requester, self._indexes, clock, rng)
         self._hints = Hints(requester, self._indexes.schedule, clock)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.HEARTBEAT)
+        self._statistics = StatisticsRows(requester, f"{prefix}workers")
         pruning = Pruning(requester, self._rows, self._indexes, self._tasks, clock)
         mover = Mover(requester, self._rows, self._indexes, self._tasks, clock)
         parallel = Parallel(SWEEP_PARALLEL)
@@ -58,10 +64,11 @@ class AlternatorTaskQueue:
         self._obsolete = ObsoleteRows(requester, pruning, clock)
 
     @classmethod
-    def open(cls, settings: Settings, clock: Clock) -> Self:
+    def open(cls, settings: Settings, clock: Clock, observe: Observe | None = None) -> Self:
         """Call inside a running event loop; close() ends it."""
         transport = Transport.open(settings, clock)
-        return cls(transport, clock, prefix=settings.table_prefix, shards=settings.shards)
+        prefix, shards = settings.table_prefix, settings.shards
+        return cls(transport, clock, prefix=prefix, shards=shards, observe=observe)
 
     async def close(self) -> None:
         await self._transport.close()
@@ -191,6 +198,9 @@ class AlternatorTaskQueue:
 
     async def leave(self, processor: str) -> None:
         await self._heartbeats.delete(processor)
+
+    async def put_statistics(self, rows: Sequence[StatisticsRow]) -> None:
+        await self._statistics.put(rows)
 
     # Sweeps
 

@@ -231,17 +231,18 @@ def query(
     descending: bool = False,
     types: Collection[str] | None = None,
     only_at: bool = False,
+    range_key: str = "at",
 ) -> Request:
-    """Rows of one partition in order of `at`, both bounds inclusive. types: leave out rows that
-    tell another type; limit counts them all the same. only_at: of a row between bounds, tell no
-    more."""
+    """Rows of one partition in order of their range key, both bounds inclusive. types: leave out
+    rows that tell another type; limit counts them all the same. only_at: of a row between bounds,
+    tell no more."""
     names, values = {"#key": key}, {":key": {"S": value}}
     body: JsonObject = {"TableName": table, "KeyConditionExpression": "#key = :key"}
     body |= {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
     body |= {"ConsistentRead": True, "ScanIndexForward": not descending}
     if between is not None:
         body["KeyConditionExpression"] += " AND #at BETWEEN :low AND :high"
-        names["#at"] = "at"
+        names["#at"] = range_key
         values |= {":low": {"S": between[0]}, ":high": {"S": between[1]}}
     if types is not None:
         body["FilterExpression"] = _of_types(types, names, values)
@@ -281,13 +282,15 @@ def delete_row(table: str, key: Item) -> Request:
 
 
 def decode_heartbeat(item: Item) -> Heartbeat:
+    more: JsonObject = {n: item[n]["S"] for n in ("wakeup", "host", "version") if n in item}
+    more |= {name: int(item[name]["N"]) for name in ("places", "taken") if name in item}
     return Heartbeat(
         processor=item["processor"]["S"],
         kind=item["kind"]["S"],
         written_ms=int(item["beat_ms"]["N"]),
         interval_ms=int(item["interval_ms"]["N"]),
         held_back_s=int(item["held_back_s"]["N"]) if "held_back_s" in item else 0,
-        wakeup=item["wakeup"]["S"] if "wakeup" in item else None,
+        **more,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Self
 from chalicelib.clock import Clock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError, StoreBusy, StoreReadOnly, StoreUnavailable
+from chalicelib.statistics import StatisticsPage, Step
 from chalicelib.store.alternator import tables
 from chalicelib.store.alternator.heartbeats import Heartbeats
 from chalicelib.store.alternator.index_rows import IndexRows
@@ -14,6 +15,7 @@ from chalicelib.store.alternator.listing import EXAMINED_MAX, Listing
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.records import Records
+from chalicelib.store.alternator.statistics import StatisticsRows
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.contract import Heartbeat, Pressure, TaskFilter, TaskPage
@@ -48,6 +50,7 @@ class AlternatorTaskStore:
         self._records = Records(requester, self._rows, parallel, tasks)
         self._listing = Listing(requester, indexes, parallel, tasks, clock, examined_max)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.VIEW)
+        self._statistics = StatisticsRows(requester, f"{prefix}workers")
 
     @classmethod
     def connect(cls, settings: Settings, clock: Clock) -> Self:
@@ -74,6 +77,9 @@ class AlternatorTaskStore:
 
     def heartbeats(self) -> Sequence[Heartbeat]:
         return self._client.run(self._heartbeats.all())
+
+    def statistics(self, step: Step, *, since_ms: int, until_ms: int) -> StatisticsPage:
+        return self._client.run(self._statistics.read(step, since_ms, until_ms))
 
     def has_hint(self, task: Task) -> bool:
         return self._client.run(self._rows.has_hint(task))

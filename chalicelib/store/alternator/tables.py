@@ -8,7 +8,7 @@ from typing import Any
 
 from chalicelib.clock import Sleep, pause
 from chalicelib.errors import SchedulerError, StoreMismatch, StoreUnavailable
-from chalicelib.store.alternator import requests
+from chalicelib.store.alternator import outcome, requests
 from chalicelib.store.alternator.outcome import ConditionFailed
 from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.wire.client import Client
@@ -43,6 +43,12 @@ TABLES = (
     Table("workers", "fleet", "processor", "forbid_rmw"),
 )
 
+EXPIRING = ("tasks", "workers")
+"""Tables in which rows have a time to live: tombstones, and statistics."""
+TIME_TO_LIVE: JsonObject = {
+    "TimeToLiveSpecification": {"Enabled": True, "AttributeName": PURGE_ATTRIBUTE}
+}
+
 
 def create(client: Client, prefix: str = "", sleep: Sleep = pause) -> Sequence[Table]:
     """Create the tables that are missing and wait until all can be used. Returns the former.
@@ -59,7 +65,9 @@ def create(client: Client, prefix: str = "", sleep: Sleep = pause) -> Sequence[T
                 raise
     for table in TABLES:
         _wait_active(client, prefix + table.name, sleep)
-    _expire_tombstones(client, f"{prefix}tasks")
+    for table in TABLES:
+        if table.name in EXPIRING:
+            _expire(client, prefix + table.name, is_needed=table in lacking)
     return lacking
 
 
@@ -134,13 +142,20 @@ def _wait_active(client: Client, name: str, sleep: Sleep) -> None:
     raise StoreUnavailable(f"table {name} did not become active")
 
 
-def _expire_tombstones(client: Client, name: str) -> None:
+def expires(client: Client, name: str) -> bool:
+    """Whether the store purges rows of this table when their time is over."""
     described = client.decide(Request("DescribeTimeToLive", {"TableName": name}))
-    if described["TimeToLiveDescription"].get("TimeToLiveStatus") in ("ENABLED", "ENABLING"):
-        return
-    specification = {"Enabled": True, "AttributeName": PURGE_ATTRIBUTE}
-    body = {"TableName": name, "TimeToLiveSpecification": specification}
-    client.decide(Request("UpdateTimeToLive", body))
+    return described["TimeToLiveDescription"].get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
+
+
+def _expire(client: Client, name: str, *, is_needed: bool) -> None:
+    """Of a table that is older the role may not be allowed to: nothing rests on it."""
+    try:
+        if not expires(client, name):
+            client.decide(Request("UpdateTimeToLive", {"TableName": name, **TIME_TO_LIVE}))
+    except SchedulerError as error:
+        if is_needed or not outcome.is_denial(error):
+            raise
 
 
 def _expect(table: str, what: str, found: object, expected: object) -> None:

@@ -1,0 +1,3 @@
+"""The version of this service."""
+
+VERSION = "0.1.0"
