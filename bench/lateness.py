@@ -11,6 +11,8 @@ from chalicelib.config import Settings
 from chalicelib.task import FINISHED
 
 RATE = 50.0
+AHEAD = "lateness p99, 50/s"
+NOW = "lateness p99, now"
 NOW_MS = 20.0
 SOON_MS = 800
 SLACK_MS = 20.0
@@ -31,7 +33,7 @@ def measure(options: Options) -> list[Row]:
             details=counted.summary(),
         ),
         Row(
-            name="lateness p99, 50/s",
+            name=AHEAD,
             what="start - send_ts at 50 tasks/s, one worker",
             figure=quantile(late, 0.99),
             unit="ms",
@@ -42,16 +44,27 @@ def measure(options: Options) -> list[Row]:
         ),
         *_created_now(options),
     ]
+    return rows + _of_peers(options, {row.name: row.figure for row in rows})
+
+
+def _of_peers(options: Options, ours: Mapping[str, float]) -> list[Row]:
+    """ours: our figures by the names of rows, the yardsticks of the peers'."""
+    rows, count = list[Row](), round(RATE * options.spread_s)
     for name in peers.NAMES if options.peers else ():
-        theirs = peers.run(options, name, round(RATE * options.spread_s), options.spread_s)
-        rows.append(_peer_row(name, theirs.lateness_ms, quantile(late, 0.99)))
+        for mode, row, yardstick in (
+            ("ahead", f"lateness p99, {name}", AHEAD),
+            ("now", f"{NOW}, {name}", NOW),
+        ):
+            theirs = peers.run(options, name, count, options.spread_s, mode=mode)
+            what = f"{yardstick!r} of {name}, with our p99 as the yardstick"
+            rows.append(_peer_row(row, what, theirs.lateness_ms, ours[yardstick]))
     return rows
 
 
-def _peer_row(name: str, late: Sequence[float], ours: float) -> Row:
+def _peer_row(name: str, what: str, late: Sequence[float], ours: float) -> Row:
     return Row(
-        name=f"lateness p99, {name}",
-        what=f"the same of {name}, with our p99 as the yardstick",
+        name=name,
+        what=what,
         figure=quantile(late, 0.99),
         unit="ms",
         goal="-",

@@ -1,7 +1,10 @@
-"""Run with the peers' own python: one peer over so many trivial tasks; prints one line of JSON.
+"""`peer.py NAME MODE COUNT SECONDS PORT FOLDER`: one peer over so many trivial tasks, evenly over
+some seconds (0: at one instant); prints one line of JSON. Run it with the peers' own python.
 
-Both as their documentation sets them up for throughput: two processes, late acknowledgement or
-its like, prefetching; a task appends one line to a file. The windows are those of `drive.run`.
+MODE is `ahead` (created before they are due, as `drive.run` does) or `now` (each created for the
+moment at which it is created, at odd moments, as `api_process.now` does). Both peers are set up as
+their documentation says for throughput: two processes, late acknowledgement or its like,
+prefetching. A task appends one line to a file. The windows are those of `drive.run`.
 """
 
 import json
@@ -13,6 +16,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -28,7 +32,7 @@ COMMANDS = {
 }
 
 
-def enqueue(name: str, due_s: Sequence[float]) -> None:
+def enqueue_ahead(name: str, due_s: Sequence[float]) -> None:
     if name == "celery":
         from celery_tasks import baz as of_celery
 
@@ -40,6 +44,24 @@ def enqueue(name: str, due_s: Sequence[float]) -> None:
         for at_s in due_s:
             delay_ms = max(0, round((at_s - time.time()) * 1000))
             of_dramatiq.send_with_options(args=(at_s,), delay=delay_ms)
+
+
+def enqueue_now(name: str, count: int, over_s: float) -> None:
+    """Each for now, at odd moments: no two waits are alike."""
+    if name == "celery":
+        from celery_tasks import baz as of_celery
+
+        create = of_celery.delay
+    else:
+        from dramatiq_tasks import baz as of_dramatiq
+
+        create = of_dramatiq.send
+    rng = Random()
+    next_s = time.time()
+    for _ in range(count):
+        next_s += rng.uniform(0, 2) * over_s / count
+        time.sleep(max(0.0, next_s - time.time()))
+        create(time.time())
 
 
 def cpu_s(session: int) -> float:
@@ -61,21 +83,26 @@ def redis_cpu_s(port: int) -> float:
     return float(used["used_cpu_user"] + used["used_cpu_sys"])
 
 
-def measure(name: str, count: int, over_s: float, port: int, folder: Path, session: int) -> object:
-    """Enqueue while the worker runs, wait until all have run, and say how that was."""
+def wait_ahead(name: str, count: int, over_s: float) -> float:
+    """Enqueue; return shortly before the first task is due, with the time at which it is."""
     first_s = time.time() + BEFORE_S + 2 + count / ENQUEUED_A_SECOND
-    enqueue(name, [first_s + n * over_s / count for n in range(count)])
+    enqueue_ahead(name, [first_s + n * over_s / count for n in range(count)])
     left_s = first_s - BEFORE_S - time.time()
     if left_s < 0:
         raise SystemExit(f"enqueueing took {-left_s:.1f} s too long")
     time.sleep(left_s)
+    return first_s
+
+
+def measure(
+    name: str, mode: str, count: int, over_s: float, port: int, log: Path, session: int
+) -> object:
+    """Enqueue while the worker runs, wait until all have run, and say how that was."""
+    first_s = wait_ahead(name, count, over_s) if mode == "ahead" else time.time()
     worker_s, redis_s = cpu_s(session), redis_cpu_s(port)
-    log = folder / "runs"
-    until_s = first_s + over_s + PATIENCE_S
-    while not log.exists() or log.read_bytes().count(b"\n") < count:
-        if time.time() > until_s:
-            raise SystemExit("not all tasks ran")
-        time.sleep(0.2)
+    if mode == "now":
+        enqueue_now(name, count, over_s)
+    wait_lines(log, count, first_s + over_s + PATIENCE_S)
     time.sleep(AFTER_S)
     worker_s, redis_s = cpu_s(session) - worker_s, redis_cpu_s(port) - redis_s
     runs = [tuple(map(float, line.split())) for line in log.read_text().splitlines()]
@@ -88,10 +115,17 @@ def measure(name: str, count: int, over_s: float, port: int, folder: Path, sessi
     }
 
 
+def wait_lines(log: Path, count: int, until_s: float) -> None:
+    while not log.exists() or log.read_bytes().count(b"\n") < count:
+        if time.time() > until_s:
+            raise SystemExit("not all tasks ran")
+        time.sleep(0.2)
+
+
 def main() -> None:
-    name, count, over_s, port = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
-    folder = Path(sys.argv[5])
-    os.environ |= {"PEER_REDIS": f"redis://127.0.0.1:{port}", "PEER_LOG": str(folder / "runs")}
+    name, mode, count, over_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    port, log = int(sys.argv[5]), Path(sys.argv[6]) / "runs"
+    os.environ |= {"PEER_REDIS": f"redis://127.0.0.1:{port}", "PEER_LOG": str(log)}
     sys.path.insert(0, str(HERE / "peer_tasks"))
     program, *arguments = COMMANDS[name]
     worker = subprocess.Popen(
@@ -103,7 +137,7 @@ def main() -> None:
     )
     try:
         time.sleep(STARTED_S)
-        found = measure(name, count, over_s, int(port), folder, worker.pid)
+        found = measure(name, mode, count, over_s, port, log, worker.pid)
     finally:
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()

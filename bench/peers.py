@@ -41,12 +41,14 @@ def must_be_there() -> None:
         raise Broken("the peers are not installed: run `make bench PEERS=1`")
 
 
-def run(options: Options, name: str, count: int, over_s: float) -> PeerOutcome:
-    """So many trivial tasks, due at one instant or evenly over some seconds."""
+def run(
+    options: Options, name: str, count: int, over_s: float, *, mode: str = "ahead"
+) -> PeerOutcome:
+    """So many trivial tasks, due at one instant or over some seconds. mode: see bench/peer.py."""
     with machine.turn(options.lock), machine.folder() as folder, _redis(folder) as port:
-        command = [str(PYTHON), str(ROOT / "bench" / "peer.py"), name, str(count), str(over_s)]
+        what = [name, mode, str(count), str(over_s), str(port), str(folder)]
         ran = subprocess.run(
-            [*command, str(port), str(folder)],
+            [str(PYTHON), str(ROOT / "bench" / "peer.py"), *what],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
