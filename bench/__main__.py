@@ -8,7 +8,18 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import api, growth, lateness, lists, machine, peers, report, standing, throughput
+from bench import (
+    api,
+    growth,
+    lateness,
+    lists,
+    machine,
+    peers,
+    recovery,
+    report,
+    standing,
+    throughput,
+)
 from bench.drive import Options
 from bench.machine import Broken
 from bench.report import Row
@@ -17,6 +28,7 @@ from local.settings import ROOT
 PARTS: Mapping[str, Callable[[Options], list[Row]]] = {
     "burst": throughput.measure,
     "latency": lateness.measure,
+    "recovery": recovery.measure,
     "growth": growth.measure,
     "idle": standing.idle,
     "memory": standing.memory,

@@ -111,11 +111,15 @@ def _program(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
 
 @dataclass
 class Workers:
-    """One `python -m worker` with its processes, in a session of their own."""
+    """One `python -m worker` with its processes, in a session of their own.
+
+    out, err: what it prints. ledger: what it did, if it was asked to note that.
+    """
 
     process: "subprocess.Popen[bytes]"
     out: Path
     err: Path
+    ledger: Path
     counts: Counter[str] = field(default_factory=Counter)
     _read: int = 0
     _lines: int = 0
@@ -153,28 +157,34 @@ class Workers:
 
 @contextmanager
 def workers(
-    engine: Engine, processes: int, *, port: int | None = None, **env: str
+    engine: Engine, processes: int, *, port: int | None = None, ledger: bool = False, **env: str
 ) -> Iterator[Workers]:
     """A worker whose processes all send heartbeats. port: where it finds the store, else the
-    engine's."""
+    engine's. ledger: whether it keeps one."""
     url = f"http://127.0.0.1:{port or engine.port}"
     with folder() as place:
-        out, err = place / "out", place / "err"
-        with open(out, "wb") as stdout, open(err, "wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "--processes", str(processes)],
-                cwd=ROOT,
-                env=os.environ | {"ALTERNATOR_ENDPOINTS": url} | env,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
-        started = Workers(process, out, err)
+        options = ["--processes", str(processes)]
+        options += ["--ledger", str(place / "ledger")] if ledger else []
+        started = _started(place, options, {"ALTERNATOR_ENDPOINTS": url} | env)
         try:
             _wait_for_heartbeats(engine, started, processes)
             yield started
         finally:
-            end_session(process)
+            end_session(started.process)
+
+
+def _started(place: Path, options: list[str], env: dict[str, str]) -> Workers:
+    out, err = place / "out", place / "err"
+    with open(out, "wb") as stdout, open(err, "wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker", *options],
+            cwd=ROOT,
+            env=os.environ | env,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    return Workers(process, out, err, place / "ledger")
 
 
 def _wait_for_heartbeats(engine: Engine, started: Workers, processes: int) -> None:
@@ -207,6 +217,11 @@ def session(leader: int) -> list[int]:
         if len(fields) > 3 and int(fields[3]) == leader:
             found.append(int(path.parent.name))
     return found
+
+
+def children(pid: int) -> list[int]:
+    """The processes that it has started and not waited for."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def cpu_s(pid: int) -> float:

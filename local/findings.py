@@ -18,12 +18,14 @@ class Breach(NamedTuple):
 class Findings:
     """What a check found. Only breaches break the promise.
 
+    taken_over: attempts lost by processes that died, claimed again before their lease expired.
     slow_s: how long each time lasted in which the store was slower than its load for a process.
     """
 
     tasks: int = 0
     executions: int = 0
     overlaps: int = 0
+    taken_over: int = 0
     late_starts: int = 0
     torn: int = 0
     unreadable: int = 0

@@ -5,13 +5,15 @@ all ledgers of one machine share.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 from chalicelib.attempts import KILL_AFTER_S, LEASE_MS, START_WITHIN_S
 from chalicelib.task import FINISHED
-from local.evidence import Event
+from local.evidence import Death, Event
 
 Deaths = Mapping[int, Sequence[float]]
 """When processes died, by pid, on the monotonic clock."""
@@ -62,6 +64,39 @@ class Attempt:
         return self.start.at_s, max(self.start.at_s, min(ends))
 
 
+class Recovery(NamedTuple):
+    """How a lost attempt was followed by the next one.
+
+    pid: of the process that lost it. after_lease_s: from the end of its lease to the next claim;
+    negative if that came before. claimed_s, started_s: from the death of the process to the next
+    claim, and to the start of its handler; None if it did not die, or nothing was started.
+    """
+
+    pid: int
+    after_lease_s: float
+    claimed_s: float | None
+    started_s: float | None
+
+    @property
+    def is_takeover(self) -> bool:
+        """Nothing else takes a task of the dead before its lease has expired."""
+        return self.claimed_s is not None and self.after_lease_s < 0
+
+
+def by_task(events: Iterable[Event]) -> dict[str, list[Event]]:
+    histories: dict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        histories[event.task].append(event)
+    return histories
+
+
+def deaths_of(deaths: Iterable[Death]) -> Deaths:
+    died_s: dict[int, list[float]] = defaultdict(list)
+    for death in deaths:
+        died_s[death.pid].append(death.at_s)
+    return died_s
+
+
 def attempts_of(events: Sequence[Event]) -> list[Attempt]:
     """By claim, in order. What is known only from later on stands in for a missing claim."""
     attempts: dict[str, Attempt] = {}
@@ -88,16 +123,24 @@ def overlaps(attempts: Sequence[Attempt], died_s: Deaths) -> int:
     return count
 
 
-def recoveries(attempts: Sequence[Attempt], died_s: Deaths) -> Iterator[tuple[float, float | None]]:
-    """How long after its lease, and after its processor's death, each lost attempt was followed."""
+def recoveries(attempts: Sequence[Attempt], died_s: Deaths) -> Iterator[Recovery]:
+    """Of each lost attempt that was followed."""
     for lost, following in pairwise(attempts):
         if not lost.was_lost or following.claim.attempt != lost.claim.attempt + 1:
             continue
-        at_s = following.claim.at_s
-        death_s = _death_of(lost, died_s)
-        has_died = death_s is not None and death_s <= at_s
-        from_death_s = at_s - death_s if has_died and death_s is not None else None
-        yield max(0.0, at_s - lost.lease_end_s), from_death_s
+        at_s, death_s = following.claim.at_s, _death_of(lost, died_s)
+        if death_s is None or death_s > at_s:
+            yield Recovery(lost.claim.pid, at_s - lost.lease_end_s, None, None)
+            continue
+        started_s = following.start.at_s - death_s if following.start else None
+        yield Recovery(lost.claim.pid, at_s - lost.lease_end_s, at_s - death_s, started_s)
+
+
+def all_recoveries(events: Iterable[Event], deaths: Iterable[Death]) -> list[Recovery]:
+    """Of all tasks."""
+    died_s = deaths_of(deaths)
+    histories = by_task(events).values()
+    return [one for some in histories for one in recoveries(attempts_of(some), died_s)]
 
 
 def _death_of(attempt: Attempt, died_s: Deaths) -> float | None:

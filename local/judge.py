@@ -1,26 +1,29 @@
 """Whether the promise was kept: evidence in, findings out. Pure, as both are."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from chalicelib.task import UNFINISHED, Task
 from local.duplicates import duplicates
 from local.evidence import Event, Evidence, Slow
 from local.findings import Breach, Findings
-from local.history import Attempt, Deaths, attempts_of, overlaps, recoveries
+from local.history import (
+    Attempt,
+    Deaths,
+    attempts_of,
+    by_task,
+    deaths_of,
+    overlaps,
+    recoveries,
+)
 
 
 def judge(evidence: Evidence) -> Findings:
     """All that the evidence says, task by task."""
     findings = Findings(torn=evidence.torn, unreadable=len(evidence.unreadable))
-    histories: dict[str, list[Event]] = defaultdict(list)
-    for event in evidence.events:
-        histories[event.task].append(event)
+    histories, died_s = by_task(evidence.events), deaths_of(evidence.deaths)
     known = {*evidence.tasks, *evidence.acknowledged, *histories} - {*evidence.unreadable}
     findings.tasks = len(known)
-    died_s: dict[int, list[float]] = defaultdict(list)
-    for death in evidence.deaths:
-        died_s[death.pid].append(death.at_s)
     for id in sorted(known):
         task = evidence.tasks.get(id)
         findings.breaches += _lost(id, task, evidence)
@@ -67,13 +70,14 @@ def _judge_recoveries(
     findings: Findings,
     recovered_within_s: float | None,
 ) -> None:
-    for recovery_s, from_death_s in recoveries(attempts, died_s):
-        findings.recovery_s.append(recovery_s)
-        if from_death_s is None:
+    for recovery in recoveries(attempts, died_s):
+        findings.recovery_s.append(max(0.0, recovery.after_lease_s))
+        findings.taken_over += recovery.is_takeover
+        if recovery.claimed_s is None:
             continue
-        findings.recovery_from_death_s.append(from_death_s)
-        if recovered_within_s is not None and from_death_s > recovered_within_s:
-            what = f"claimed again {from_death_s:.1f} s after its processor's death"
+        findings.recovery_from_death_s.append(recovery.claimed_s)
+        if recovered_within_s is not None and recovery.claimed_s > recovered_within_s:
+            what = f"claimed again {recovery.claimed_s:.1f} s after its processor's death"
             findings.breaches.append(Breach("slow", attempts[0].claim.task, what))
 
 

@@ -91,6 +91,7 @@ CREATE_ROWS = ["requests, create", "requests, create now", "API CPU, create", "c
     [
         (["create", "cold"], CREATE_ROWS),
         (["memory"], ["worker memory"]),
+        (["recovery"], ["recovery, a process", "recovery, its handlers"]),
     ],
 )
 def test_a_small_run_writes_every_row(parts: list[str], names: list[str], tmp_path: Path) -> None:

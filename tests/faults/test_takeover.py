@@ -13,15 +13,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from bench.machine import children
 from chalicelib.task import TaskState
-from local.evidence import Event
 from local.findings import percentile
-from local.history import attempts_of
+from local.history import all_recoveries
 from local.verify import Ledgers
 from tests.faults.arena import Arena, say
 
@@ -40,10 +39,6 @@ EVERY_S = 2.0
 
 def wait(seconds: float) -> None:
     threading.Event().wait(seconds)
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @dataclass
@@ -104,19 +99,12 @@ def ways_of(arena: Arena, killed: Mapping[int, str]) -> dict[int, str]:
 def say_how_soon(arena: Arena, ways: Mapping[int, str]) -> None:
     """From each death to the next claims, and to the next starts of handlers."""
     read = Ledgers.of(arena.folder.glob("*.ledger"))
-    died_s = {death.pid: death.at_s for death in sorted(read.deaths, key=lambda d: -d.at_s)}
-    histories: dict[str, list[Event]] = defaultdict(list)
-    for event in read.events:
-        histories[event.task].append(event)
     claims, starts = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
-    for events in histories.values():
-        for lost, following in pairwise(attempts_of(events)):
-            at_s = died_s.get(lost.claim.pid)
-            if at_s is None or not lost.was_lost:
-                continue
-            claims[ways[lost.claim.pid]].append(following.claim.at_s - at_s)
-            if following.start is not None:
-                starts[ways[lost.claim.pid]].append(following.start.at_s - at_s)
+    for recovery in all_recoveries(read.events, read.deaths):
+        if recovery.claimed_s is not None:
+            claims[ways[recovery.pid]].append(recovery.claimed_s)
+        if recovery.started_s is not None:
+            starts[ways[recovery.pid]].append(recovery.started_s)
     for way, count in sorted(Counter(ways.values()).items()):
         say(f"{way}: {count} deaths; claims {told(claims[way])}; starts {told(starts[way])}")
     every = [one for some in claims.values() for one in some]
