@@ -133,6 +133,11 @@ class Arena(Cluster):
         self.note_deaths(family)
         process.wait()
 
+    def kill_children(self, pids: Sequence[int]) -> None:
+        """SIGKILL processes of workers, whose supervisors wait for them. The ledger is told."""
+        self.note_deaths(pids)
+        send(pids, signal.SIGKILL)
+
     def note_deaths(self, pids: Sequence[int]) -> None:
         at_s = self.clock.monotonic_s()
         with open(self.folder / "deaths.ledger", "a") as file:

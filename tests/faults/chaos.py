@@ -13,18 +13,23 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from bench.machine import children
 from chalicelib.api.wakeups import WakeUps
 from local.findings import Findings
 from tests.faults.arena import CLIENTS, Arena, Done, family_of, opened, say, send
 from tests.faults.plan import Plan, evenly
 from tests.faults.post import BadPost
+from tests.support.cluster import is_there
 
 FAULT_RATE = 0.04
-WORKERS = 3
+WORKERS = 2
+PROCESSES = 2
+"""Of each worker."""
 TICK_S = 40.0
 TICK_EVERY_S = 25.0
 MIX = ("Baz",) * 8 + ("Foo", "Bar")
@@ -53,23 +58,38 @@ class Chaos:
     tick_at_s: float = 0.0
 
     def start(self) -> None:
-        self.workers = [self.arena.worker() for _ in range(WORKERS)]
+        self.workers = [self._new_worker() for _ in range(WORKERS)]
+
+    def _new_worker(self) -> "subprocess.Popen[bytes]":
+        return self.arena.worker("--processes", str(PROCESSES))
 
     def happen(self) -> None:
         """One misfortune, drawn."""
-        what = self.rng.choices(
-            [self.kill_worker, self.stop_worker, self.kill_engine, self.black_out, self.kill_tick],
-            [5, 5, 1, 1, 2],
-        )[0]
+        misfortunes: dict[Callable[[], None], int] = {
+            self.kill_worker: 5,
+            self.kill_process: 8,
+            self.stop_worker: 5,
+            self.kill_engine: 1,
+            self.black_out: 1,
+            self.kill_tick: 2,
+        }
+        what = self.rng.choices([*misfortunes], [*misfortunes.values()])[0]
         what()
         self.happened[what.__name__] += 1
 
     def kill_worker(self) -> None:
         self.arena.kill(self.workers.pop(self.rng.randrange(len(self.workers))))
-        self.workers.append(self.arena.worker())
+        self.workers.append(self._new_worker())
+
+    def kill_process(self) -> None:
+        """One or more of a worker's, also stopped ones: their supervisor replaces them."""
+        living = [*filter(is_there, children(self.rng.choice(self.workers).pid))]
+        chosen = self.rng.sample(living, min(len(living), self.rng.randint(1, PROCESSES)))
+        self.arena.kill_children(chosen)
+        self.happened["processes_killed"] += len(chosen)
 
     def stop_worker(self) -> None:
-        """The child alone, or with its supervisor; for less than a lease, or for longer."""
+        """The children alone, or with their supervisor; for less than a lease, or for longer."""
         family = family_of(self.rng.choice(self.workers).pid)
         chosen = family if self.rng.random() < 0.5 else family[1:]
         until_s = self.arena.clock.monotonic_s() + self.rng.uniform(0.5, 14.0)
@@ -181,6 +201,7 @@ def run(arena: Arena, tasks: int, seconds: float) -> Findings:
     arena.wait_calm(CALM_S, every_s=2.0)
     findings = arena.check()
     say(f"happened: {dict(sorted(chaos.happened.items()))}, {len(arena.unknown)} creates unknown")
+    say(f"taken over: {findings.taken_over} tasks")
     say(f"wake-up messages: {dict(sorted(post.fates.items()))}")
     stored = arena.stored()
     say(f"stored: {dict(sorted(Counter(task.state.value for task in stored).items()))}")

@@ -6,7 +6,6 @@ take, by the supervisor's watchdog; one after the other, and those that follow t
 
 import os
 import re
-import signal
 import subprocess
 import threading
 from collections import Counter, defaultdict
@@ -51,9 +50,7 @@ class Reaper:
 
     def kill(self, pid: int, way: str) -> None:
         self.killed[pid] = way
-        with suppress(ProcessLookupError):
-            self.arena.note_deaths([pid])
-            os.kill(pid, signal.SIGKILL)
+        self.arena.kill_children([pid])
 
     def kill_any(self) -> None:
         while not (alive := [pid for pid in children(self.worker.pid) if pid not in self.killed]):

@@ -128,6 +128,20 @@ def test_a_recovered_task_is_no_breach_and_its_recovery_is_measured() -> None:
     assert findings.overlaps == 0
 
 
+def test_what_is_claimed_again_before_its_lease_expired_was_taken_over() -> None:
+    history = History()
+    history.claim(0, pid=7)
+    history.claim(2.3, pid=8)
+    history.attempt(12.4, pid=9)
+    deaths = [Death(pid=7, at_s=2.0), Death(pid=8, at_s=3.0)]
+    findings = history.judged(deaths=deaths, recovered_within_s=12.0)
+    assert findings.is_kept
+    assert findings.recovery_s == [0.0, pytest.approx(0.1)]
+    assert findings.recovery_from_death_s == [pytest.approx(0.3), pytest.approx(9.4)]
+    assert findings.taken_over == 1
+    assert history.judged().taken_over == 0, "nobody is known to have died"
+
+
 def test_a_retry_is_no_recovery() -> None:
     history = History()
     held = history.claim(0)
