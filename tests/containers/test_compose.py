@@ -6,6 +6,8 @@ from functools import partial
 
 import pytest
 
+from chalicelib.config import Settings
+from local.findings import percentile
 from tests.containers.kit import CLOCK, Docker, Service, wait_for
 
 pytestmark = [pytest.mark.docker, pytest.mark.wall_clock]
@@ -38,11 +40,12 @@ def test_a_task_of_each_type_is_done_by_workers(service: Service) -> None:
 def test_a_task_for_now_starts_at_once(service: Service) -> None:
     """Wake-up messages pass between the containers; the ticker, which takes none, owns shards."""
     wait_for(lambda: len(running(service)) == 2, 10)
-    ids = [id for _ in range(100) for id in service.create("Baz")]
-    late = sorted(task["lateness_ms"] for task in service.wait_completed(ids, 20))
-    print(f"for now: p50 {late[50]} ms, p90 {late[90]} ms, p100 {late[99]} ms")
-    assert late[50] <= 50
-    assert late[90] <= 200
+    ids = [id for _ in range(50) for id in service.create("Baz")]
+    late_ms = [task["lateness_ms"] for task in service.wait_completed(ids, 20)]
+    p50, p99, p100 = (percentile(late_ms, share) for share in (0.5, 0.99, 1.0))
+    print(f"50 tasks for now: p50 {p50} ms, p99 {p99} ms, p100 {p100} ms")
+    # Polls alone find them after half an interval: so it was a message that most waited for.
+    assert p50 < Settings().poll_interval_s * 1000 / 4
 
 
 def test_every_container_gets_healthy_and_shows_itself_only_here(service: Service) -> None:
