@@ -187,7 +187,7 @@ class World:
     async def sweep(self) -> None:
         now_ms = self.clock.now_ms()
         await self.queue.sweep_overdue(now_ms=now_ms)
-        await self.queue.sweep_segment(self.rng.randrange(2), 2, now_ms=now_ms)
+        await self.queue.sweep_some(self.rng.choice([1, 20, 1_000]), now_ms=now_ms)
 
     async def crash(self) -> None:
         """Rows without a record, or of a failure that was never committed."""

@@ -27,7 +27,7 @@ SWEEP_PARALLEL = 4
 
 
 class AlternatorTaskQueue:
-    """The contract of TaskQueue. rng spreads the retries."""
+    """The contract of TaskQueue. rng spreads the retries. retention_days: see Settings."""
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class AlternatorTaskQueue:
         *,
         prefix: str = "",
         shards: int = 16,
+        retention_days: int = 0,
         rng: Random | None = None,
     ) -> None:
         self._transport = transport
@@ -48,7 +49,13 @@ class AlternatorTaskQueue:
         self._hints = Hints(requester, self._indexes.schedule, clock)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.HEARTBEAT)
         self._sweeper = Sweeper(
-            requester, self._rows, self._indexes, Parallel(SWEEP_PARALLEL), self._tasks, clock
+            requester,
+            self._rows,
+            self._indexes,
+            Parallel(SWEEP_PARALLEL),
+            prefix,
+            clock,
+            retention_days,
         )
         self._obsolete = ObsoleteRows(requester, self._sweeper, clock)
 
@@ -56,7 +63,13 @@ class AlternatorTaskQueue:
     def open(cls, settings: Settings, clock: Clock) -> Self:
         """Call inside a running event loop; close() ends it."""
         transport = Transport.open(settings, clock)
-        return cls(transport, clock, prefix=settings.table_prefix, shards=settings.shards)
+        return cls(
+            transport,
+            clock,
+            prefix=settings.table_prefix,
+            shards=settings.shards,
+            retention_days=settings.retention_days,
+        )
 
     async def close(self) -> None:
         await self._transport.close()
@@ -192,8 +205,8 @@ class AlternatorTaskQueue:
     async def sweep_overdue(self, *, now_ms: int) -> int:
         return await self._sweeper.overdue(now_ms)
 
-    async def sweep_segment(self, segment: int, segments: int, *, now_ms: int) -> int:
-        return await self._sweeper.segment(segment, segments, now_ms)
+    async def sweep_some(self, most: int, *, now_ms: int) -> int:
+        return await self._sweeper.some(most, now_ms)
 
 
 def _held_by(task: Task | None, claims: Collection[str]) -> Task | None:
