@@ -53,12 +53,6 @@ def _table_steps(prefix: str) -> Iterator[Step]:
     for table in TABLES:
         body = json.dumps(tables.definition(table, prefix))
         yield Step("Alternator", f"CreateTable {body}", _isolation_reason(table))
-    spec = {"Enabled": True, "AttributeName": tables.PURGE_ATTRIBUTE}
-    yield Step(
-        "Alternator",
-        f"UpdateTimeToLive {prefix}tasks {json.dumps(spec)}",
-        "tombstones of deleted tasks are purged by the store after a day",
-    )
     for table in TABLES:
         yield Step(
             "Alternator",

@@ -14,8 +14,8 @@ from chalicelib.store.alternator.wire.transport import Transport
 
 OPERATIONS = {
     "BatchGetItem", "BatchWriteItem", "CreateTable", "DeleteItem", "DescribeTable",
-    "DescribeTimeToLive", "GetItem", "ListTagsOfResource", "PutItem", "Query", "Scan",
-    "UpdateItem", "UpdateTimeToLive",
+    "GetItem", "ListTagsOfResource", "PutItem", "Query", "Scan",
+    "UpdateItem",
 }  # fmt: skip
 FORBIDDEN = {
     "AttributeUpdates", "AttributesToGet", "ConditionalOperator", "DeletionProtectionEnabled",

@@ -14,7 +14,6 @@ from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.wire.client import Client
 
 ISOLATION = "system:write_isolation"
-PURGE_ATTRIBUTE = "purge_at_s"
 ACTIVE_TRIES = 100
 ACTIVE_PAUSE_S = 0.1
 
@@ -59,7 +58,6 @@ def create(client: Client, prefix: str = "", sleep: Sleep = pause) -> Sequence[T
                 raise
     for table in TABLES:
         _wait_active(client, prefix + table.name, sleep)
-    _expire_tombstones(client, f"{prefix}tasks")
     return lacking
 
 
@@ -132,15 +130,6 @@ def _wait_active(client: Client, name: str, sleep: Sleep) -> None:
             return
         sleep(ACTIVE_PAUSE_S)
     raise StoreUnavailable(f"table {name} did not become active")
-
-
-def _expire_tombstones(client: Client, name: str) -> None:
-    described = client.decide(Request("DescribeTimeToLive", {"TableName": name}))
-    if described["TimeToLiveDescription"].get("TimeToLiveStatus") in ("ENABLED", "ENABLING"):
-        return
-    specification = {"Enabled": True, "AttributeName": PURGE_ATTRIBUTE}
-    body = {"TableName": name, "TimeToLiveSpecification": specification}
-    client.decide(Request("UpdateTimeToLive", body))
 
 
 def _expect(table: str, what: str, found: object, expected: object) -> None:
