@@ -114,8 +114,7 @@ class Progress:
 
     async def _read(self, name: str, now_ms: int) -> Round:
         """Rounds that are over are deleted: their row can have been written late."""
-        items = self._requester.items(requests.query(self._table, "fleet", PARTITION))
-        found = [one for one in rounds_of([item async for item in items]) if one.name == name]
+        found = [one for one in await stored(self._requester, self._table) if one.name == name]
         for old in found[:-1]:
             await self._delete(old)
         return found[-1] if found else Round(name=name, number=1, begun_ms=now_ms)
@@ -126,6 +125,12 @@ class Progress:
 
     async def _delete(self, one: Round) -> None:
         await self._requester.decide(requests.delete_row(self._table, one.key))
+
+
+async def stored(requester: Requester, table: str) -> list[Round]:
+    """What the table of heartbeats tells, by name and number. Raises StoreUnavailable."""
+    items = requester.items(requests.query(table, "fleet", PARTITION))
+    return rounds_of([item async for item in items])
 
 
 def rounds_of(items: Iterable[Item]) -> list[Round]:
