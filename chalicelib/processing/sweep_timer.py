@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_MS = 60_000
 SLOW_OWNER_MS = 3_600_000
-"""Who sweeps slowly remembers what it has seen; who is stuck is another's turn after this."""
+"""Who sweeps slowly need not ask others where they are; if it is stuck, another is next."""
 LOOK_INTERVAL_S = 1.0
 
 

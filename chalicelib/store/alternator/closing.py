@@ -16,13 +16,15 @@ class Closing:
         self._clock = clock
 
     async def close(self, drained: Sequence[TimeBucket]) -> None:
-        """Take those that may be closed out of the timeline. They are looked at once more, and
-        named again if a row came meanwhile: a producer that writes into a bucket which is over
-        names it again behind its row. Who dies before that look leaves it to the slow sweep.
+        """Take those that may be closed out of the timeline.
+
+        They may have been seen a while ago, so they are looked at before; and once more behind, to
+        be named again if a row came meanwhile. (A producer that writes into a bucket which is over
+        names it again behind its row.) Who dies before that leaves it to the slow sweep.
         """
         now_ms = self._clock.now_ms()
         for bucket in drained:
-            if not bucket.may_close(now_ms):
+            if not bucket.may_close(now_ms) or await self._has_rows(bucket):
                 continue
             await self._requester.write(rows.batches(bucket.names, delete=True))
             if await self._has_rows(bucket):

@@ -47,7 +47,8 @@ class Round:
     def of(cls, item: Item) -> Self:
         name, _, number = item["processor"]["S"].partition("/")
         values: dict[str, Any] = msgspec.json.decode(item["round"]["S"])
-        return cls(name=name, number=int(number), **values)
+        known = {key: value for key, value in values.items() if key in cls.__slots__}
+        return cls(name=name, number=int(number), **known)
 
     @property
     def key(self) -> JsonObject:

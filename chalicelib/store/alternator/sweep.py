@@ -31,7 +31,7 @@ BATCH = 50
 
 
 class Sweeper:
-    """Remembers where the fast sweep stopped, and rows whose task it missed.
+    """Remembers where the fast sweep stopped.
 
     prefix: of the tables. retention_days: see Retention.
     """
@@ -52,7 +52,7 @@ class Sweeper:
         self._parallel = parallel
         self._repair = Repair(requester, indexes)
         self._closing = Closing(requester, clock)
-        self._pruning = Pruning(requester, put, indexes, tasks_table, clock)
+        self._pruning = Pruning(requester, put, indexes, tasks_table)
         self._mover = Mover(requester, put, indexes, tasks_table, clock)
         retention = Retention(requester, indexes, parallel, tasks_table, retention_days)
         progress = Progress(requester, f"{prefix}workers", clock)
