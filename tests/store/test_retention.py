@@ -559,13 +559,15 @@ def test_a_step_reads_no_more_than_it_may() -> None:
     run(main)
 
 
-def test_deletions_count() -> None:
+@pytest.mark.parametrize("most", [100, 350, 1_000])
+def test_deletions_count(most: int) -> None:
     async def main() -> None:
         kept = Kept()
         for n in range(300):
             await kept.finished(OLD_MS + n, OLD_MS + n)
-        await kept.sweeper().sweep_some(350, now_ms=NOON_MS)
-        assert 300 - 350 / 5 - 50 <= len(kept.ids_left()) < 300
+        await kept.sweeper().sweep_some(most, now_ms=NOON_MS)
+        deleted = 300 - len(kept.ids_left())
+        assert most / 7 - 1 <= deleted <= most / 6 + 50
 
     run(main)
 
@@ -585,7 +587,11 @@ def test_the_next_sweeper_goes_on_where_the_last_one_stopped() -> None:
         await queue.sweep_some(100, now_ms=NOON_MS + 9_000)
         (tasks,) = [one for one in progress(kept) if one.name == "tasks"]
         assert (tasks.number, tasks.read, tasks.took_s) == (2, 500, 9)
-        assert (tasks.ended_ms, tasks.position) == (NOON_MS + 9_000, None)
+        kept.clock.tick(REST_S)
+        await queue.sweep_some(10**6, now_ms=NOON_MS + 700_000)
+        (tasks,) = [one for one in progress(kept) if one.name == "tasks"]
+        assert (tasks.number, tasks.read, tasks.took_s) == (3, 500, 0), "without its rest"
+        assert (tasks.ended_ms, tasks.position) == (NOON_MS + 700_000, None)
 
     run(main)
 

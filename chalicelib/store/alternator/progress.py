@@ -92,6 +92,8 @@ class Progress:
         if name not in self._rounds or now_s > self._used_s[name] + TRUSTED_S:
             self._rounds[name] = await self._read(name, now_ms)
         self._used_s[name] = now_s
+        if self._rounds[name].position is None:
+            self._rounds[name] = replace(self._rounds[name], begun_ms=now_ms)
         return self._rounds[name]
 
     async def advance(self, name: str, position: str, rows: int) -> None:

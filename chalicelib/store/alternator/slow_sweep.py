@@ -38,12 +38,12 @@ REST_S = 600.0
 """Between two rounds of a pass in one process."""
 BATCH = 50
 """Rows whose tasks are looked at together."""
-PAGES = 5
-"""A scan reads what it may in so many pages."""
 ENTRY_COST = 2
 """A row of the timeline costs a read of its task, too."""
 DELETION_COST = 5
 """A conditional delete, and those of its rows, cost the store about as much as so many reads."""
+PAGES = 1 + DELETION_COST
+"""A scan reads what it may in so many pages, as all that one shows may have to go."""
 
 
 class Step(NamedTuple):
@@ -105,7 +105,7 @@ class TaskPass:
     async def step(self, most: int, now_ms: int) -> Step:
         changed, cost, named = 0, 0, set[Row]()
         while cost < most and not self._rest.is_on:
-            page = await self._page(max(BATCH, most // PAGES), now_ms)
+            page = await self._page(min(most - cost, max(BATCH, most // PAGES)), now_ms)
             gone, repaired = await self._look_at(_decoded(page.items), now_ms, named)
             changed += gone + repaired
             cost += max(1, page.scanned) + DELETION_COST * gone
@@ -146,9 +146,10 @@ class TaskPass:
 
 class WalkPass:
     """A walk along one kind. Rows that lead to no task which needs them are deleted, and drained
-    buckets leave it."""
+    buckets leave it. entry_cost: what a row can cost at most."""
 
     name: ClassVar[str]
+    entry_cost: ClassVar[int]
 
     def __init__(
         self,
@@ -197,7 +198,8 @@ class WalkPass:
         return 0
 
     async def _begin(self, position: str | None, high_ms: int) -> "UnderWay":
-        span = Span(low=position or rows.FIRST, high=rows.time_key(high_ms))
+        low = position or rows.FIRST
+        span = Span(low=low, high=rows.time_key(high_ms), wanted=BATCH)
         walk = Walk(self._requester, self._parallel, [self._kind], span)
         await walk.begin()
         return UnderWay(walk, span, position)
@@ -206,7 +208,8 @@ class WalkPass:
         """Returns, too, whether the walk is over."""
         changed = cost = 0
         while cost < most:
-            entries = await under_way.walk.take(min(BATCH, max(1, most)))
+            batch = min(BATCH, max(1, (most - cost) // self.entry_cost))
+            entries = await under_way.walk.take(batch)
             if not entries:
                 return Step(changed, cost), True
             pruned, tasks = await self._pruning.prune(entries, now_ms)
@@ -242,6 +245,7 @@ class RetentionPass(WalkPass):
 
     name: ClassVar = "all"
     share: ClassVar = 2
+    entry_cost: ClassVar = ENTRY_COST + DELETION_COST
 
     def _high_ms(self, now_ms: int) -> int | None:
         return self._retention.before_ms(now_ms)
@@ -256,6 +260,7 @@ class FailedPass(WalkPass):
 
     name: ClassVar = "failed"
     share: ClassVar = 10
+    entry_cost: ClassVar = ENTRY_COST
 
     def _high_ms(self, now_ms: int) -> int | None:
         return rows.time_of(rows.LAST)
