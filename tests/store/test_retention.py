@@ -639,6 +639,21 @@ def test_a_position_that_is_lost_makes_work_twice() -> None:
     run(main)
 
 
+def test_a_pass_that_fails_does_not_hold_up_the_others() -> None:
+    async def main() -> None:
+        kept = Kept()
+        queue = kept.sweeper()
+        task = await kept.create(NOON_MS + DAY_MS, NOON_MS)
+        hint = kept.indexes.hint_row(task)
+        kept.tables.remove(hint.table, hint.key)
+        kept.tables.put("timeline", {"slot": {"S": "all"}, "at": {"S": "00000000000000x#odd"}})
+        with pytest.raises(ValueError, match="00000000000000x"):
+            await queue.sweep_some(100, now_ms=NOON_MS)
+        assert kept.tables.find(hint.table, hint.key) is not None
+
+    run(main)
+
+
 def test_completed_tasks_are_passed_over_by_the_store() -> None:
     async def main() -> None:
         kept = Kept()

@@ -5,6 +5,7 @@ to a task which needs them no more. The fast one looks at what is overdue, the s
 (`slow_sweep.py`) at everything.
 """
 
+import asyncio
 from collections.abc import Collection
 
 from chalicelib.clock import Clock
@@ -86,10 +87,20 @@ class Sweeper:
         await self._pruning.put_again(failed_ids)
 
     async def some(self, most: int, now_ms: int) -> int:
-        """The slow sweep: about so many rows more. Returns how many were put or deleted."""
+        """The slow sweep: about so many rows more. Returns how many were put or deleted.
+
+        A pass that fails does not hold up the others; what it raised is raised then.
+        """
         changed, left = 0, most
+        failures = list[BaseException]()
         for one in self._passes:
-            step = await one.step(min(left, max(1, most // one.share)), now_ms)
-            changed += step.changed
-            left = max(1, left - step.cost)
+            share = min(left, max(1, most // one.share))
+            (step,) = await asyncio.gather(one.step(share, now_ms), return_exceptions=True)
+            if isinstance(step, BaseException):
+                failures.append(step)
+            else:
+                changed += step.changed
+                left = max(1, left - step.cost)
+        for failure in failures:
+            raise failure
         return changed
