@@ -34,12 +34,20 @@ class SweepTimer:
         self._is_always = is_always
 
     async def run(self, loops: Loops) -> None:
+        await asyncio.gather(self._fast(loops), self._slow(loops))
+
+    async def _fast(self, loops: Loops) -> None:
         minute = self._period(SWEEP_INTERVAL_MS) - (1 if self._is_always else 0)
         while True:
             if self._period(SWEEP_INTERVAL_MS) != minute:
                 minute = self._period(SWEEP_INTERVAL_MS)
                 if self._is_always or self._is_mine(f"sweep {minute}"):
                     await loops.survive(self._sweep_overdue)
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def _slow(self, loops: Loops) -> None:
+        """A step that takes long holds up the next one, and nothing else."""
+        while True:
             await asyncio.sleep(LOOK_INTERVAL_S)
             if self._is_mine(f"slow sweep {self._period(SLOW_OWNER_MS)}"):
                 await loops.survive(partial(self._sweep_some, round(self._rate * LOOK_INTERVAL_S)))

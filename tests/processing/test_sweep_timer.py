@@ -16,11 +16,13 @@ RATE = 500
 
 @dataclass
 class Sweeps:
-    """What was asked of the queues: by processor, and when. most: so many rows each time."""
+    """What was asked of the queues: by processor, and when. most: so many rows each time. hangs:
+    whether the slow sweep never ends."""
 
     slow: list[tuple[str, float]] = field(default_factory=list)
     overdue: list[tuple[str, float]] = field(default_factory=list)
     most: set[int] = field(default_factory=set)
+    hangs: bool = False
 
 
 class Watched(MemoryQueue):
@@ -38,12 +40,14 @@ class Watched(MemoryQueue):
     async def sweep_some(self, most: int, *, now_ms: int) -> int:
         self.sweeps.slow.append((self.name, asyncio.get_running_loop().time()))
         self.sweeps.most.add(most)
+        if self.sweeps.hangs:
+            await asyncio.sleep(1e6)
         return await super().sweep_some(most, now_ms=now_ms)
 
 
-def swept(seconds: float, *names: str, offset_s: int = 0) -> Sweeps:
+def swept(seconds: float, *names: str, offset_s: int = 0, hangs: bool = False) -> Sweeps:
     """offset_s: how far into an hour the clocks are at the start."""
-    bench, sweeps = Bench({"ok": ok}), Sweeps()
+    bench, sweeps = Bench({"ok": ok}), Sweeps(hangs=hangs)
 
     async def main() -> None:
         processors = [
@@ -71,6 +75,12 @@ def test_another_one_takes_its_turn_the_next_hour() -> None:
     )
     assert len(before) == len(after) == 1
     assert before != after
+
+
+def test_a_slow_sweep_that_hangs_holds_up_nothing() -> None:
+    sweeps = swept(600, "a", "b", hangs=True)
+    assert set(range(1, 10)) <= {at_s // 60 for _, at_s in sweeps.overdue}
+    assert len(sweeps.slow) <= 2
 
 
 def test_each_minute_somebody_sweeps_what_is_overdue() -> None:
