@@ -572,6 +572,29 @@ def test_deletions_count(most: int) -> None:
     run(main)
 
 
+def test_empty_pages_count() -> None:
+    """As after many tombstones: a step asks for no more pages than it would of full ones."""
+
+    async def main() -> None:
+        kept = Kept()
+        await pending(kept, 100)
+        queue = kept.sweeper()
+        wire: Any = queue._transport
+        answer = kept.tables.answer
+
+        def empty(action: str, body: JsonObject) -> tuple[int, JsonObject]:
+            if action != "Scan":
+                return answer(action, body)
+            start = {"id": {"S": f"{len(wire.sent):09d}"}}
+            return 200, {"Items": [], "ScannedCount": 0, "LastEvaluatedKey": start}
+
+        kept.tables.answer = empty  # type: ignore[method-assign]
+        await queue.sweep_some(600, now_ms=NOON_MS)
+        assert sum(one.action == "Scan" for one in wire.sent) <= 7
+
+    run(main)
+
+
 def test_the_next_sweeper_goes_on_where_the_last_one_stopped() -> None:
     async def main() -> None:
         kept = Kept()

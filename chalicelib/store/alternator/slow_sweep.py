@@ -105,10 +105,11 @@ class TaskPass:
     async def step(self, most: int, now_ms: int) -> Step:
         changed, cost, named = 0, 0, set[Row]()
         while cost < most and not self._rest.is_on:
-            page = await self._page(min(most - cost, max(BATCH, most // PAGES)), now_ms)
+            size = min(most - cost, max(BATCH, most // PAGES))
+            page = await self._page(size, now_ms)
             gone, repaired = await self._look_at(_decoded(page.items), now_ms, named)
             changed += gone + repaired
-            cost += max(1, page.scanned) + DELETION_COST * gone
+            cost += size + DELETION_COST * gone  # A short one has passed tombstones or much text.
             if page.following is None:
                 await self._progress.end(self.name, page.scanned, now_ms)
                 self._rest.begin()
