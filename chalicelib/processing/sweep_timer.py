@@ -20,6 +20,8 @@ SWEEP_INTERVAL_MS = 60_000
 SLOW_OWNER_MS = 3_600_000
 """Who sweeps slowly need not ask others where they are; if it is stuck, another is next."""
 LOOK_INTERVAL_S = 1.0
+SLOW_START_S = 10.0
+"""By then a new processor knows the others: else each of many would sweep at its start."""
 
 
 class SweepTimer:
@@ -47,6 +49,7 @@ class SweepTimer:
 
     async def _slow(self, loops: Loops) -> None:
         """A step that takes long holds up the next one, and nothing else."""
+        await asyncio.sleep(SLOW_START_S)
         while True:
             await asyncio.sleep(LOOK_INTERVAL_S)
             if self._is_mine(f"slow sweep {self._period(SLOW_OWNER_MS)}"):
