@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import api, growth, lateness, machine, peers, report, standing, throughput
+from bench import api, growth, lateness, lists, machine, peers, report, standing, throughput
 from bench.drive import Options
 from bench.machine import Broken
 from bench.report import Row
@@ -21,6 +21,7 @@ PARTS: Mapping[str, Callable[[Options], list[Row]]] = {
     "idle": standing.idle,
     "memory": standing.memory,
     "create": api.create,
+    "lists": lists.measure,
     "cold": api.cold,
 }
 LATEST = ROOT / ".bench" / "latest.json"

@@ -29,10 +29,10 @@ def create(options: Options) -> list[Row]:
     with machine.turn(options.lock), machine.engine() as engine:
         later = _counted(engine, count, SPREAD_MS)
         now = _counted(engine, count, 0)
-        cpu = _process(["create", str(count)], engine.port)
+        cpu = in_process(["create", str(count)], engine.port)
     return [
-        _requests("requests, create", f"{count} of them for the next 5 minutes", later, count),
-        _requests("requests, create now", f"{count} of them for now", now, count),
+        _requests("create", f"{count} of them for the next 5 minutes", later, count, 2.05),
+        _requests("create now", f"{count} of them for now", now, count, 2.1),
         _cpu(cpu),
     ]
 
@@ -84,17 +84,17 @@ def _counted(engine: machine.Engine, count: int, spread_ms: int) -> Counter[str]
         return edge.now() - before
 
 
-def _requests(name: str, which: str, counts: Mapping[str, int], count: int) -> Row:
+def _requests(name: str, which: str, counts: Mapping[str, int], count: int, goal: float) -> Row:
     # Its client looks for nodes from time to time: no request of a create.
     writes = {action: n for action, n in counts.items() if action != "-"}
     requests = sum(writes.values()) / count
     return Row(
-        name=name,
+        name=f"requests, {name}",
         what=f"store requests of a POST /task, {which}",
         figure=requests,
         unit="a task",
-        goal="<= 2.1",
-        met=requests <= 2.1,
+        goal=f"<= {goal}",
+        met=requests <= goal,
         note="One batch of rows, one conditional put, and once a bucket and shard its"
         " directory rows. For now: a look at the fleet every 2 s. After the first request of the"
         " process.",
@@ -120,8 +120,8 @@ def _cpu(cpu: Mapping[str, Any]) -> Row:
 
 def cold(options: Options) -> list[Row]:
     with machine.turn(options.lock), machine.engine() as engine:
-        _process(["cold"], engine.port)
-        runs = [_process(["cold"], engine.port) for _ in range(2 * options.rounds + 1)]
+        in_process(["cold"], engine.port)
+        runs = [in_process(["cold"], engine.port) for _ in range(2 * options.rounds + 1)]
         profile = _import_times(engine.port)
     wall_ms = middle([run["import_ms"] + run["request_ms"] for run in runs])
     top = ", ".join(f"{name} {ms:.0f}" for name, ms in list(profile.items())[:SHOWN])
@@ -142,7 +142,8 @@ def cold(options: Options) -> list[Row]:
     ]
 
 
-def _process(arguments: list[str], port: int, *options: str) -> Any:
+def in_process(arguments: list[str], port: int, *options: str) -> Any:
+    """What a part of `bench.api_process` found. Raises Broken."""
     ran = _ran(arguments, port, *options)
     return json.loads(ran.stdout)
 

@@ -1,17 +1,22 @@
 """`python -m bench.api_process PART [NUMBER …]`: the API in a process of its own.
 
-PART is one of the functions create, count, now and cold. It calls `app(event, context)` as Lambda
-does, and prints what it measured as one line of JSON.
+PART is one of the functions create, count, now, lists and cold. It calls `app(event, context)` as
+Lambda does, and prints what it measured as one line of JSON.
 """
 
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
+from urllib.parse import parse_qs
 
 BLOCK = 50
 SPREAD_MS = 300_000
+LISTS_MAX = 200
+LISTS_S = 3.0
+LISTERS = 4
 
 
 class Context:
@@ -119,6 +124,55 @@ def create(creates: int) -> None:
     show({"cpu_ms": found})
 
 
+def lists(*queries: str) -> None:
+    """By query, each behind a `?`: requests to the store, milliseconds, and how many a second."""
+    import app
+
+    found: dict[str, Any] = {}
+    for query in queries:
+        get(app.app, query)
+        requests = get(app.app, query)
+        started_s, cpu_s, took = time.perf_counter(), time.process_time(), list[float]()
+        while len(took) < LISTS_MAX and time.perf_counter() < started_s + LISTS_S:
+            began_s = time.perf_counter()
+            get(app.app, query)
+            took.append(time.perf_counter() - began_s)
+        found[query.removeprefix("?")] = {
+            "requests": requests,
+            "p50_ms": sorted(took)[len(took) // 2] * 1000,
+            "cpu_ms": (time.process_time() - cpu_s) / len(took) * 1000,
+            "a_second": at_once(app.app, query),
+        }
+    show(found)
+
+
+def at_once(app: Any, query: str) -> float:
+    """Lists a second that some threads get together."""
+    ends_s = time.perf_counter() + LISTS_S
+
+    def ask(_: int) -> int:
+        done = 0
+        while time.perf_counter() < ends_s:
+            get(app, query)
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(LISTERS) as pool:
+        return sum(pool.map(ask, range(LISTERS))) / LISTS_S
+
+
+def get(app: Any, query: str) -> int:
+    """A list; returns how many requests to the store it took."""
+    asked = event("") | {"httpMethod": "GET", "body": None}
+    asked["requestContext"] = asked["requestContext"] | {"httpMethod": "GET"}
+    asked["multiValueQueryStringParameters"] = parse_qs(query.removeprefix("?")) or None
+    answer = app(asked, Context())
+    if answer["statusCode"] != 200:
+        raise SystemExit(f"the API answered {answer}")
+    headers = {name.lower(): value for name, value in answer["headers"].items()}
+    return int(headers["server-timing"].split('"')[1].split()[0])
+
+
 def bare(app: Any, at_ms: int) -> float:
     """CPU seconds that the client takes to send the two requests of a create, made beforehand."""
     import uuid
@@ -155,6 +209,8 @@ def main() -> None:
         cold()
     elif what == "count":
         count(*map(int, numbers))
+    elif what == "lists":
+        lists(*numbers)
     elif what == "now":
         now(*map(int, numbers))
     else:

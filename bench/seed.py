@@ -33,8 +33,12 @@ class Maker:
             id=self._id(), type=type, send_ts_ms=send_ts_ms, now_ms=now_ms, token=self._id()
         )
 
-    def finished(self, send_ts_ms: int) -> Task:
-        return self.run(self.task(send_ts_ms))[1]
+    def finished(self, send_ts_ms: int, type: str = "Baz") -> Task:
+        return self.run(self.task(send_ts_ms, type))[1]
+
+    def failed(self, send_ts_ms: int) -> Task:
+        held, _ = self.run(self.task(send_ts_ms))
+        return held.failed("no", now_ms=send_ts_ms + RUN_MS)
 
     def run(self, task: Task) -> tuple[Task, Task]:
         """The task as a processor holds it, and as it settles it."""

@@ -8,7 +8,7 @@ from bench.drive import CLOCK, Options
 from bench.machine import Broken
 from bench.report import Row
 
-LIMITS = {1: 12.0, 4: 20.0, 16: 33.0}
+LIMITS = {1: 12.0, 4: 20.0, 16: 32.4}
 """How many requests a second fleets of so many processes may send when they are idle."""
 SETTLED_S = 30.0
 """By then every processor knows that all are idle: 15 s until it is, 5 until it says so, 5 until

@@ -72,6 +72,10 @@ class Settings:
             wakeup_port=integer(env, "WAKEUP_PORT", 0, 0, 65_535),
         )._checked()
 
+    @property
+    def lookahead_ms(self) -> int:
+        return round(self.lookahead_s * 1000)
+
     def _checked(self) -> Self:
         if self.lookahead_s <= self.poll_interval_s:
             raise InvalidSetting(

@@ -1,17 +1,16 @@
 """Whether each task has exactly the rows that it should have: a check of a whole store."""
 
-import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 from chalicelib.clock import Clock, Sleep, pause
 from chalicelib.config import Settings
 from chalicelib.errors import UnreadableTask
 from chalicelib.store.alternator import requests
+from chalicelib.store.alternator.lookup import rows_there, tasks_by_id
 from chalicelib.store.alternator.places import Indexes
-from chalicelib.store.alternator.pruning import OPEN_KEPT_S
+from chalicelib.store.alternator.pruning import has_just_failed
 from chalicelib.store.alternator.requests import Item, Request
 from chalicelib.store.alternator.rows import Row
 from chalicelib.store.alternator.wire.client import Client
@@ -92,19 +91,19 @@ class StoreCheck:
         rows = self._indexes.rows(task)
         if task.state is TaskState.RUNNING:
             rows = [row for row in rows if row.table == self._indexes.table]
-        return Needed(rows, [] if task.state is TaskState.DELETED else self._indexes.names(task))
+        return Needed(rows, self._indexes.names(task))
 
     def _breaches(self, suspects: Iterable[str], surplus: Iterable[Key]) -> Iterator[Breach]:
         """Judge those again by what the store says now."""
-        tasks = {task.id: task for task in self._read_tasks(suspects)}
+        tasks = self._read_tasks(suspects)
         for task in tasks.values():
             needed = self._needed(task)
             for kind, rows in (("missing", needed.rows), ("unnamed", needed.names)):
-                there = self._there([row[:3] for row in rows])
+                there = self._there(rows)
                 for row in rows:
                     if row[:3] not in there:
                         yield Breach(kind, task.id, f"{row.table} {row.slot} {row.at}")
-        for key in self._there(list(surplus)):
+        for key in sorted(self._there(Row(*key) for key in surplus)):
             if _id(key) not in self._unreadable and not self._may_stand(key, tasks.get(_id(key))):
                 yield Breach("surplus", _id(key), " ".join(key))
 
@@ -116,42 +115,28 @@ class StoreCheck:
             return True
         if task.state is TaskState.RUNNING:
             return key[0] == self._indexes.schedule.table
-        failed_ms = self._clock.now_ms() - (task.finished_ts_ms or 0)
-        return task.state is TaskState.FAILED and failed_ms < OPEN_KEPT_S * 1000
+        return has_just_failed(task, self._clock.now_ms())
 
     def _rows(self) -> Iterator[Key]:
         for table in (self._indexes.schedule.table, self._indexes.table):
-            for item in self._scan(table):
+            for item in scanned(self._client, table):
                 yield table, item["slot"]["S"], item["at"]["S"]
 
     def _tasks(self) -> Iterator[Task]:
-        for item in self._scan(self._tasks_table):
-            yield from self._decoded(item)
+        for item in scanned(self._client, self._tasks_table):
+            try:
+                yield requests.decode_task(item)
+            except UnreadableTask:
+                self._unreadable.add(item["id"]["S"])
 
-    def _decoded(self, item: Item) -> Iterator[Task]:
-        try:
-            yield requests.decode_task(item)
-        except UnreadableTask:
-            self._unreadable.add(item["id"]["S"])
+    def _read_tasks(self, ids: Iterable[str]) -> dict[str, Task]:
+        found = self._client.run(tasks_by_id(self._client.requester, self._tasks_table, ids))
+        self._unreadable |= {id for id, task in found.items() if task is None}
+        return {id: task for id, task in found.items() if task is not None}
 
-    def _read_tasks(self, ids: Iterable[str]) -> Iterator[Task]:
-        keys: list[Any] = [{"id": {"S": id}} for id in ids]
-        for item in self._client.get_items(self._tasks_table, keys):
-            yield from self._decoded(item)
-
-    def _there(self, keys: list[Key]) -> list[Key]:
+    def _there(self, rows: Iterable[Row]) -> set[Key]:
         """Those of these rows that exist."""
-        found: list[Key] = []
-        for table, group in itertools.groupby(sorted(set(keys)), key=lambda key: key[0]):
-            wanted: list[Any] = [{"slot": {"S": slot}, "at": {"S": at}} for _, slot, at in group]
-            items = self._client.get_items(table, wanted)
-            found += [(table, item["slot"]["S"], item["at"]["S"]) for item in items]
-        return found
-
-    def _scan(self, table: str) -> Iterator[Item]:
-        """In pages that are small enough for a busy store."""
-        scan = requests.scan(table, 0, 1, None)
-        return self._client.items(Request(scan.action, scan.body | {"Limit": PAGE_ROWS}))
+        return self._client.run(rows_there(self._client.requester, rows))
 
 
 @dataclass(frozen=True)
@@ -160,6 +145,12 @@ class Needed:
 
     rows: list[Row]
     names: list[Row]
+
+
+def scanned(client: Client, table: str) -> Iterator[Item]:
+    """All of a table, in pages that are small enough for a busy store."""
+    scan = requests.scan(table, 0, 1, None)
+    return client.items(Request(scan.action, scan.body | {"Limit": PAGE_ROWS}))
 
 
 def _id(key: Key) -> str:

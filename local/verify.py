@@ -20,17 +20,16 @@ from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import SchedulerError, UnreadableTask
 from chalicelib.store.alternator import requests
-from chalicelib.store.alternator.requests import Item, Request
+from chalicelib.store.alternator.requests import Item
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.task import Task
 from local.evidence import DEATH, STORE_EVENTS, Death, Event, Evidence, Slow
 from local.findings import Findings
 from local.judge import judge
-from local.store_check import RowFindings, check_rows
+from local.store_check import RowFindings, check_rows, scanned
 
 BEGINNING = '{"event": '
 BREACHES_SHOWN = 20
-PAGE_ROWS = 500
 
 
 class Unusable(Exception):
@@ -218,11 +217,9 @@ def _ids(path: Path) -> list[str]:
 def _records(settings: Settings, clock: Clock) -> Records:
     """All of them. Raises Unusable if the store does not answer."""
     records = Records()
-    scan = requests.scan(f"{settings.table_prefix}tasks", 0, 1, None)
     with closing(Client.connect(settings, clock)) as client:
         try:
-            # In pages that are small enough for a busy store.
-            for item in client.items(Request(scan.action, scan.body | {"Limit": PAGE_ROWS})):
+            for item in scanned(client, f"{settings.table_prefix}tasks"):
                 _keep(item, records)
         except SchedulerError as error:
             raise Unusable(f"the store cannot be read: {error}") from error

@@ -171,18 +171,6 @@ class Api:
         """Whether the store can be used, and how fast it is."""
         return json_response(readiness_json(self.readiness.check()))
 
-    def _created(self, task: Task) -> Task:
-        self.wakeups.prepare([task.due_at_ms])
-        stored = self.store.create(task)
-        self.wakeups.tell([stored])
-        return stored
-
-    def _created_many(self, tasks: Sequence[Task]) -> Sequence[Task | SchedulerError]:
-        self.wakeups.prepare(task.due_at_ms for task in tasks)
-        stored = self.store.create_many(tasks)
-        self.wakeups.tell(task for task in stored if isinstance(task, Task))
-        return stored
-
     def _task(self, task_id: str, new: NewTask) -> Task:
         return Task.new(
             id=task_id,
@@ -198,22 +186,27 @@ class Api:
         return Horizon(self.limits.horizon_days, self.clock.now_ms())
 
     def _create(self, caller: str | None, task: Task) -> Task:
-        """As the store does, within the caller's limit."""
+        """As the store does, within the caller's limit; processors are told."""
         taken_s = self.create_limit.take(caller, 1)
+        self.wakeups.prepare([task.due_at_ms])
         try:
-            return self._created(task)
+            stored = self.store.create(task)
         except NOT_CREATED:
             self.create_limit.put_back(caller, 1, taken_s)
             raise
+        self.wakeups.tell([stored])
+        return stored
 
     def _create_many(
         self, caller: str | None, tasks: Sequence[Task]
     ) -> Sequence[Task | SchedulerError]:
         """The same."""
         taken_s = self.create_limit.take(caller, len(tasks))
-        stored = self._created_many(tasks)
+        self.wakeups.prepare(task.due_at_ms for task in tasks)
+        stored = self.store.create_many(tasks)
         not_created = sum(isinstance(one, NOT_CREATED) for one in stored)
         self.create_limit.put_back(caller, not_created, taken_s)
+        self.wakeups.tell(task for task in stored if isinstance(task, Task))
         return stored
 
     def _raise_if_exists(self, task_id: str) -> None:

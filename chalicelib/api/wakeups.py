@@ -28,7 +28,7 @@ class WakeUps:
         self._sender = sender
         self._clock = clock
         self._shards = settings.shards
-        self._lookahead_ms = round(settings.lookahead_s * 1000)
+        self._lookahead_ms = settings.lookahead_ms
         self._lock = Lock()
         self._fleet: Sequence[Heartbeat] = ()
         self._looked_s: float | None = None

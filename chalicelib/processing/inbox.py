@@ -61,7 +61,7 @@ class Inbox:
 
     def _take(self, hint: Hint, now_ms: int) -> None:
         """What is due later is left to the polls, which are sure to find it in time."""
-        is_ahead = hint.due_at_ms > now_ms + round(self._settings.lookahead_s * 1000)
+        is_ahead = hint.due_at_ms > now_ms + self._settings.lookahead_ms
         if is_ahead or self._agenda.knows(hint):
             return
         if len(self._agenda) >= AGENDA_MAX or not self._has_room(hint):

@@ -77,7 +77,7 @@ class OwnShards:
             await see_through(self._read(shard, self._scans[shard]) for shard in sorted(found))
 
     def _until_ms(self) -> int:
-        return self._clock.now_ms() + round(self._settings.lookahead_s * 1000)
+        return self._clock.now_ms() + self._settings.lookahead_ms
 
     def _has_enough(self) -> bool:
         """Whether the agenda holds more than will be claimed until the next poll.

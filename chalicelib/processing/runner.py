@@ -166,8 +166,8 @@ class Runner:
     def _take_up(self, task_id: str) -> None:
         """A task that was scheduled again for soon need not wait until a poll finds it."""
         hint = self._scheduled.pop(task_id, None)
-        ahead_ms = round(self._context.settings.lookahead_s * 1000)
-        if hint is None or hint.due_at_ms > self._clock.now_ms() + ahead_ms:
+        until_ms = self._clock.now_ms() + self._context.settings.lookahead_ms
+        if hint is None or hint.due_at_ms > until_ms:
             return
         if self._execution.stopping:
             self._hand_over(hint)

@@ -35,7 +35,8 @@ from local.engine import binary
 from local.evidence import DEATH, Event
 from local.findings import Findings
 from local.settings import ROOT
-from local.verify import PAGE_ROWS, Ledgers, verify
+from local.store_check import PAGE_ROWS
+from local.verify import Ledgers, verify
 from tests.conftest import free_port, wait_for_port
 from tests.faults.plan import Plan
 from tests.support.cluster import Cluster, children_of

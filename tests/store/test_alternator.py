@@ -838,6 +838,25 @@ def test_row_of_a_failure_that_was_never_committed_is_swept(
     assert faulty_queue.run(failed_rows) == []
 
 
+def test_task_that_an_earlier_version_failed_is_listed_after_a_sweep(
+    store: AlternatorTaskStore,
+    faulty_queue: Queue,
+    client: Client,
+    settings: Settings,
+    clock: FakeClock,
+) -> None:
+    """A processor of that version, beside an API of this one, puts no row in `failed`."""
+    held = faulty_queue.claim(store.create(task_at()))
+    assert isinstance(held, Task)
+    failed = held.failed("no", now_ms=NOON_MS)
+    client.decide(requests.change(f"{settings.table_prefix}tasks", held, failed))
+    sweep = faulty_queue.queue.sweep_some
+    assert faulty_queue.run(sweep(10_000, now_ms=NOON_MS)) == 1
+    assert store.list(FAILED).tasks == [failed]
+    clock.tick(601)
+    assert faulty_queue.run(sweep(10_000, now_ms=NOON_MS)) == 0
+
+
 def test_task_that_failed_is_listed_so_until_it_is_completed(
     store: AlternatorTaskStore, faulty_queue: Queue
 ) -> None:

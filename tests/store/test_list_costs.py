@@ -355,3 +355,30 @@ def test_another_process_learns_that_a_bucket_is_opened(
     assert level_of(other, other.create(new_task(site.ids))) == 0, "it has just looked"
     clock.tick(11)
     assert level_of(other, other.create(new_task(site.ids))) == 1
+
+
+def test_the_bucket_behind_a_dense_one_is_opened_soon(site: Site) -> None:
+    density = site.store._rows._all
+    density._rng = Random(2)
+
+    def rows_until_opened(time_ms: int) -> int:
+        for rows in itertools.count():
+            if density.level(time_ms):
+                return rows
+            density.drawn(0, time_ms)
+        raise AssertionError
+
+    assert rows_until_opened(NOON_MS) > 50
+    assert rows_until_opened(NOON_MS + DAY_MS) < 200
+    assert rows_until_opened(NOON_MS + 9 * DAY_MS) > 50
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_what_cannot_have_run_yet_is_not_looked_for(site: Site, descending: bool) -> None:
+    """No task has failed, or runs, whose time is far ahead."""
+    site.add(site.tasks_at(NOON_MS + number * DAY_MS for number in range(3)))
+    later = TaskFilter(since_ms=NOON_MS + DAY_MS, descending=descending)
+    with site.at_most(0):
+        assert site.shown(replace(later, states=FAILED)) == []
+    with site.at_most(4):
+        assert len(site.shown(replace(later, states=SCHEDULED))) == 2

@@ -288,6 +288,10 @@ def test_a_walk_sees_what_retention_leaves(seed: int) -> None:
             await world.walk(filters(world.rng))
             world.clock.tick(world.rng.choice([700.0, 40_000.0, 100_000.0]))
             await world.sweep()
+        for _ in range(4):
+            world.clock.tick(100_000.0)
+            await world.sweep()
+        await world.walk(filters(world.rng))
         return world.done
 
     done = asyncio.run(main())

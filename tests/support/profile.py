@@ -82,6 +82,12 @@ def _expressions(body: Mapping[str, Any]) -> Iterator[str]:
         yield "ADD and DELETE cannot be sent again"
 
 
+def _between(body: Mapping[str, Any]) -> Iterator[str]:
+    values = body.get("ExpressionAttributeValues", {})
+    if ":low" in values and values[":low"]["S"] > values[":high"]["S"]:
+        yield "BETWEEN with bounds in the wrong order"
+
+
 def _write(action: str, body: Mapping[str, Any]) -> Iterator[str]:
     if isolation_of(body["TableName"]) == "always_use_lwt":
         if "ConditionExpression" not in body:
@@ -99,6 +105,7 @@ def _read(action: str, body: Mapping[str, Any]) -> Iterator[str]:
     wanted = list(body["RequestItems"].values()) if action == "BatchGetItem" else [body]
     if not all(part.get("ConsistentRead") for part in wanted):
         yield "decisions need consistent reads"
+    yield from _between(body)
     if action == "BatchGetItem":
         keys = [str(key) for part in wanted for key in part["Keys"]]
         if not 0 < len(keys) <= GETS_MAX:

@@ -25,6 +25,9 @@ ROWS = (500, 500, 1_000)
 
 A page of ScyllaDB ends at 10,000 tombstones, and they last for ten days: what was drained of a
 partition fits into one or two."""
+SOONER = 25
+"""If the bucket before was dense, this one is opened after so many times fewer rows: else each
+process would put many rows above at the start of each day."""
 LOOK_EVERY_S = 10.0
 KNOWN_MAX = 20_000
 
@@ -76,9 +79,13 @@ class Density:
 
     def drawn(self, level: int, time_ms: int) -> Iterable[Row]:
         """The names of the bucket below, to be put with a row, if the lot falls on it."""
-        if level == DEEPEST or self._rng.randrange(self._rows[level]):
+        if level == DEEPEST:
             return ()
         bucket = self._timeline.path(level + 1, time_ms)[-1]
+        before = self._timeline.path(level + 1, bucket.start_ms - 1)[-1]
+        rows = self._rows[level] // (SOONER if before in self._opened else 1)
+        if self._rng.randrange(max(1, rows)):
+            return ()
         _remember(self._opened, bucket, None)
         return bucket.names
 

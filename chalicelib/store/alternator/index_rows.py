@@ -106,13 +106,16 @@ class IndexRows:
         """A bucket that is over may have been closed while its first row was put: it is named once
         more behind that."""
         now_ms = self._clock.now_ms()
-        unique = list(dict.fromkeys(buckets))
-        over = [bucket for bucket in unique if bucket.is_over(now_ms)]
-        missing = [*over, *(b for b in unique if b not in over and b not in self._named)]
-        await self._write(_names(missing), deadline_s, rank)
+        over, new = list[Bucket](), list[Bucket]()
+        for bucket in dict.fromkeys(buckets):
+            if bucket.is_over(now_ms):
+                over.append(bucket)
+            elif bucket not in self._named:
+                new.append(bucket)
+        await self._write(_names([*over, *new]), deadline_s, rank)
         await self._write(put, deadline_s, rank)
         await self._write(_names(over), deadline_s, rank)
-        self._named.add(bucket for bucket in missing if bucket not in over)
+        self._named.add(new)
 
     async def _write(self, put: Sequence[Row], deadline_s: float, rank: Rank | None = None) -> None:
         await self._requester.write(rows.batches(put), deadline_s=deadline_s, rank=rank)

@@ -52,7 +52,10 @@ class Listing:
         """See TaskStore. All of it within one deadline: a task whose state changes meanwhile stands
         in one of the kinds that are walked for at least as long."""
         deadline_s = self._requester.deadline_s()
-        walk = await self._walk(filter, deadline_s)
+        span = _span(filter, self._clock.now_ms())
+        if span.low > span.high:
+            return TaskPage([], None)
+        walk = await self._walk(filter, span, deadline_s)
         found, examined, payload_chars = list[Task](), 0, 0
         size = min(CHUNK_MOST, max(filter.limit + 1, CHUNK_LEAST))
         last: str | None = None
@@ -70,8 +73,7 @@ class Listing:
                 return TaskPage(found, rows.position_of(last))
         return TaskPage(found, None)
 
-    async def _walk(self, filter: TaskFilter, deadline_s: float) -> Walk:
-        span = _span(filter, self._clock.now_ms())
+    async def _walk(self, filter: TaskFilter, span: Span, deadline_s: float) -> Walk:
         names = filter.indexes
         kinds = [kind for kind in self._indexes.timelines if kind.kind in names]
         walk = Walk(
@@ -86,13 +88,7 @@ class Listing:
         """Of what version 0.1 left: it had no `failed`."""
         kind = earlier.OPEN if kinds == [self._indexes.open] else earlier.ALL
         shards = await self._earlier.shards(kind, deadline_s)
-        return earlier.streams(
-            shards,
-            kind,
-            lambda slot, low: walk.query(self._indexes.table, slot, low),
-            low=span.low,
-            descending=span.descending,
-        )
+        return earlier.streams(shards, kind, walk.query, low=span.low, descending=span.descending)
 
     async def _fitting(
         self, chunk: Sequence[Position], filter: TaskFilter, deadline_s: float

@@ -1,10 +1,11 @@
-"""Tasks by their ids."""
+"""Tasks by their ids, and which rows exist."""
 
 from collections.abc import Iterable
 
 from chalicelib.errors import UnreadableTask
 from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.requests import Item
+from chalicelib.store.alternator.rows import Row
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.task import Task
@@ -30,3 +31,15 @@ async def tasks_by_id(
         except UnreadableTask:
             tasks[item["id"]["S"]] = None
     return tasks
+
+
+async def rows_there(requester: Requester, wanted: Iterable[Row]) -> set[tuple[str, str, str]]:
+    """Which of these rows exist, by table, slot and at."""
+    by_table: dict[str, dict[tuple[str, str, str], Item]] = {}
+    for row in wanted:
+        by_table.setdefault(row.table, {})[row[:3]] = row.key
+    found: set[tuple[str, str, str]] = set()
+    for table, keys in by_table.items():
+        items = await requester.get_items(table, [*keys.values()])
+        found |= {(table, item["slot"]["S"], item["at"]["S"]) for item in items}
+    return found

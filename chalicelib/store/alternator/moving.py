@@ -36,7 +36,6 @@ class Mover:
         self._requester = requester
         self._put = put
         self._table = indexes.table
-        self._shards = indexes.shards
         self._tasks_table = tasks_table
         self._clock = clock
         self._earlier = Earlier(requester, indexes.table, clock)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from chalicelib.clock import Clock
 from chalicelib.errors import StoreUnavailable
-from chalicelib.store.alternator.pruning import OPEN_KEPT_S
+from chalicelib.store.alternator.pruning import OPEN_KEPT_S, Pruning
 from chalicelib.store.alternator.rows import Row, batches
-from chalicelib.store.alternator.sweep import Sweeper
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.requester import Requester
 
@@ -37,10 +36,10 @@ class ObsoleteRows:
     """kept: see KEPT."""
 
     def __init__(
-        self, requester: Requester, sweeper: Sweeper, clock: Clock, kept: int = KEPT
+        self, requester: Requester, pruning: Pruning, clock: Clock, kept: int = KEPT
     ) -> None:
         self._requester = requester
-        self._sweeper = sweeper
+        self._pruning = pruning
         self._clock = clock
         self._kept = kept
         self._rows: Waiting = {}
@@ -73,7 +72,7 @@ class ObsoleteRows:
         rows = [one.row for one in batch]
         try:
             await self._requester.write(batches(rows, delete=True), rank=Rank.CLEAN)
-            await self._sweeper.put_again({one.failed_id for one in batch if one.failed_id})
+            await self._pruning.put_again({one.failed_id for one in batch if one.failed_id})
         except (StoreUnavailable, asyncio.CancelledError):
             for one in batch:
                 self._waiting(one)[one.row[:3]] = one

@@ -1,5 +1,6 @@
 """Where the rows of each task are. Its record tells, so that they can be deleted and put again."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol, Self
@@ -23,7 +24,9 @@ class Place(NamedTuple):
     failed_level: int | None = None
 
     @classmethod
+    @functools.lru_cache(maxsize=10_000)
     def of(cls, text: str) -> Self:
+        """Few differ, and each is asked for several times a create."""
         return cls(*map(int, text.split("/")))
 
     @property
@@ -84,8 +87,11 @@ class Indexes:
         return _row(self.open, task, self.place_of(task).level)
 
     def failed_row(self, task: Task) -> Row | None:
-        """None if it never failed."""
+        """None if it never failed. Where a processor of version 0.1 failed it, nothing tells the
+        level: then the sweep puts it at level 0."""
         level = self.place_of(task).failed_level
+        if level is None and task.state is TaskState.FAILED:
+            level = 0
         return None if level is None else _row(self.failed, task, level)
 
     def rows(self, task: Task) -> list[Row]:
@@ -120,6 +126,8 @@ class Indexes:
 
     def buckets(self, task: Task) -> list[Bucket]:
         """Where the rows are that the task needs."""
+        if task.state is TaskState.DELETED:
+            return []
         buckets: list[Bucket] = [*self._path(self.all, task), *self.failed_buckets(task)]
         if task.state in UNFINISHED:
             buckets += [self.hint_bucket(task), *self._path(self.open, task)]

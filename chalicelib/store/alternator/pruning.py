@@ -49,7 +49,9 @@ class Pruning:
             task = tasks.get(position.id)
             if position.id not in tasks:
                 orphans.append(row)
-            elif task is not None and self._is_obsolete(row, task, now_ms):
+            elif (
+                task is not None and self._is_alien(row, task) and not has_just_failed(task, now_ms)
+            ):
                 deleted += [row, *(twin for twin in self._twin(row) if self._is_alien(twin, task))]
                 failed_ids |= {task.id} if task.state is TaskState.FAILED else set()
         for row in await self._long_orphaned(orphans, now_ms):
@@ -63,12 +65,6 @@ class Pruning:
         tasks = await tasks_by_id(self._requester, self._tasks_table, failed_ids)
         again = [task for task in tasks.values() if task and task.state in UNFINISHED]
         await self._put.put_open_again(again)
-
-    def _is_obsolete(self, row: Row, task: Task, now_ms: int) -> bool:
-        if task.state is TaskState.FAILED and task.finished_ts_ms is not None:
-            failed_ms = now_ms - task.finished_ts_ms
-            return failed_ms >= OPEN_KEPT_S * 1000 and self._is_alien(row, task)
-        return self._is_alien(row, task)
 
     def _is_alien(self, row: Row, task: Task) -> bool:
         """Whether the task does not need this row, as it is."""
@@ -96,3 +92,10 @@ class Pruning:
                 noted = {**item, SEEN: {"N": str(now_ms)}}
                 await self._requester.decide(requests.put_row(self._indexes.table, noted))
         return found
+
+
+def has_just_failed(task: Task, now_ms: int) -> bool:
+    """Whether its row in `open` has to stay: see OPEN_KEPT_S."""
+    if task.state is not TaskState.FAILED or task.finished_ts_ms is None:
+        return False
+    return now_ms - task.finished_ts_ms < OPEN_KEPT_S * 1000

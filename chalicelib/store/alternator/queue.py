@@ -12,10 +12,12 @@ from chalicelib.store.alternator.heartbeats import Heartbeats
 from chalicelib.store.alternator.hints import Hints
 from chalicelib.store.alternator.index_rows import IndexRows
 from chalicelib.store.alternator.lookup import tasks_by_id
+from chalicelib.store.alternator.moving import Mover
 from chalicelib.store.alternator.obsolete import ObsoleteRows
 from chalicelib.store.alternator.outcome import ConditionFailed
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.places import Indexes
+from chalicelib.store.alternator.pruning import Pruning
 from chalicelib.store.alternator.sweep import Sweeper
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.requester import Requester
@@ -48,16 +50,13 @@ class AlternatorTaskQueue:
         self._rows = IndexRows(requester, self._indexes, clock, rng)
         self._hints = Hints(requester, self._indexes.schedule, clock)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.HEARTBEAT)
+        pruning = Pruning(requester, self._rows, self._indexes, self._tasks)
+        mover = Mover(requester, self._rows, self._indexes, self._tasks, clock)
+        parallel = Parallel(SWEEP_PARALLEL)
         self._sweeper = Sweeper(
-            requester,
-            self._rows,
-            self._indexes,
-            Parallel(SWEEP_PARALLEL),
-            prefix,
-            clock,
-            retention_days,
+            requester, pruning, mover, self._indexes, parallel, prefix, clock, retention_days
         )
-        self._obsolete = ObsoleteRows(requester, self._sweeper, clock)
+        self._obsolete = ObsoleteRows(requester, pruning, clock)
 
     @classmethod
     def open(cls, settings: Settings, clock: Clock) -> Self:

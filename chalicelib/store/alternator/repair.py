@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from chalicelib.store.alternator import rows
+from chalicelib.store.alternator.lookup import rows_there
 from chalicelib.store.alternator.places import Indexes
-from chalicelib.store.alternator.requests import Item
 from chalicelib.store.alternator.rows import Row
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.task import UNFINISHED, Task, TaskState
@@ -37,7 +37,7 @@ class Repair:
                 surplus += self._indexes.obsolete(task)
             elif task.state is TaskState.COMPLETED and (row := self._indexes.failed_row(task)):
                 surplus += [row] if task.place is not None else []
-        there = await self.there(wanted + surplus)
+        there = await rows_there(self._requester, wanted + surplus)
         missing = [row for row in dict.fromkeys(wanted) if row[:3] not in there]
         left = [row for row in surplus if row[:3] in there]
         await self._write([row for row in missing if row.is_directory])
@@ -54,17 +54,6 @@ class Repair:
         if task.state is TaskState.COMPLETED:
             return before_ms is not None and task.send_ts_ms < before_ms
         return task.state in UNFINISHED or task.state is TaskState.FAILED
-
-    async def there(self, wanted: Sequence[Row]) -> set[tuple[str, str, str]]:
-        """Which of these rows exist, by table, slot and at."""
-        by_table: dict[str, dict[Row, Item]] = {}
-        for row in wanted:
-            by_table.setdefault(row.table, {})[row] = row.key
-        found: set[tuple[str, str, str]] = set()
-        for table, keys in by_table.items():
-            items = await self._requester.get_items(table, [*keys.values()])
-            found |= {(table, item["slot"]["S"], item["at"]["S"]) for item in items}
-        return found
 
     async def _write(self, changed: Sequence[Row], *, delete: bool = False) -> None:
         await self._requester.write(rows.batches(changed, delete=delete))

@@ -21,6 +21,7 @@ from chalicelib.clock import Clock
 from chalicelib.errors import UnreadableTask
 from chalicelib.store.alternator import requests, rows
 from chalicelib.store.alternator.closing import Closing
+from chalicelib.store.alternator.lookup import rows_there
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.progress import Progress
@@ -140,7 +141,9 @@ class TaskPass:
     async def _without_rows(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Tombstones to which no row leads."""
         rows_of = {t.id: self._indexes.obsolete(t) for t in tasks if t.state is TaskState.DELETED}
-        there = await self._repair.there([row for found in rows_of.values() for row in found])
+        there = await rows_there(
+            self._requester, [row for found in rows_of.values() for row in found]
+        )
         led_to = {id for id, found in rows_of.items() if any(row[:3] in there for row in found)}
         return [task for task in tasks if task.id in rows_of and task.id not in led_to]
 

@@ -6,12 +6,10 @@ to a task which needs them no more. The fast one looks at what is overdue, the s
 """
 
 import asyncio
-from collections.abc import Collection
 
 from chalicelib.clock import Clock
 from chalicelib.store.alternator import rows
 from chalicelib.store.alternator.closing import Closing
-from chalicelib.store.alternator.index_rows import IndexRows
 from chalicelib.store.alternator.moving import Mover
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.places import Indexes
@@ -40,7 +38,8 @@ class Sweeper:
     def __init__(
         self,
         requester: Requester,
-        put: IndexRows,
+        pruning: Pruning,
+        mover: Mover,
         indexes: Indexes,
         parallel: Parallel,
         prefix: str,
@@ -49,15 +48,15 @@ class Sweeper:
     ) -> None:
         tasks_table = f"{prefix}tasks"
         self._requester = requester
+        self._pruning = pruning
+        self._mover = mover
         self._indexes = indexes
         self._parallel = parallel
         self._repair = Repair(requester, indexes)
         self._closing = Closing(requester, clock)
-        self._pruning = Pruning(requester, put, indexes, tasks_table)
-        self._mover = Mover(requester, put, indexes, tasks_table, clock)
         retention = Retention(requester, indexes, parallel, tasks_table, retention_days)
         progress = Progress(requester, f"{prefix}workers", clock)
-        walks = (requester, parallel, indexes, self._pruning, self._closing, retention)
+        walks = (requester, parallel, indexes, pruning, self._closing, retention)
         self._passes: list[Pass] = [
             RetentionPass(*walks, progress, clock),
             FailedPass(*walks, progress, clock),
@@ -81,10 +80,6 @@ class Sweeper:
         drained = walk.drained()
         await self._closing.close([b for b in drained if rows.time_key(b.start_ms) >= span.low])
         return changed
-
-    async def put_again(self, failed_ids: Collection[str]) -> None:
-        """Called after the rows of `open` of failed tasks were deleted: some may be run again."""
-        await self._pruning.put_again(failed_ids)
 
     async def some(self, most: int, now_ms: int) -> int:
         """The slow sweep: about so many rows more. Returns how many were put or deleted.

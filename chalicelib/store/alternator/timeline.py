@@ -105,12 +105,6 @@ class TimeBucket(NamedTuple):
         return self.is_over(now_ms - CLOSE_AFTER_MS)
 
 
-def level_of(slot: str) -> int:
-    """The level of a partition."""
-    _, _, rest = slot.partition("/")
-    return int(rest[0]) if rest else 0
-
-
 def named(at: str, level: int) -> int:
     """Start of the bucket of this level that a row names, in milliseconds since the epoch."""
     if at[15] == START:

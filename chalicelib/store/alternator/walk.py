@@ -77,12 +77,12 @@ class Walk:
         """Buckets that were opened so far and hold nothing from `low` to `high`."""
         return [bucket for bucket in self._opened if not self._filled.intersection(bucket.slots)]
 
-    def query(self, table: str, slot: str, low: str) -> Request:
-        """Of what lies in the span, from `low` on."""
+    def query(self, slot: str, low: str) -> Request:
+        """Of what a partition holds within the span, from `low` on."""
         span = self._span
         limit = (span.wanted + NAMES) * (1 if span.types is None else SCANNED_GROWTH)
         return requests.query(
-            table,
+            self._kinds[0].table,
             "slot",
             slot,
             between=(low, span.high),
@@ -108,7 +108,7 @@ class Walk:
         return [bucket for bucket in buckets if bucket.names[name][1:3] in there]
 
     def _stream(self, kind: Timeline, level: int, slot: str) -> Stream:
-        request = self.query(kind.table, slot, self._span.low)
+        request = self.query(slot, self._span.low)
         return Stream(request, slot, partial(self._opens, kind, level))
 
     def _opens(self, kind: Timeline, level: int, at: str) -> Sequence[Stream]:
