@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from chalicelib.store.alternator import outcome, requests
+from chalicelib.errors import TaskNotFound
+from chalicelib.store.alternator import earlier, outcome, requests
 from chalicelib.store.alternator.index_rows import IndexRows
 from chalicelib.store.alternator.listing import Listing
 from chalicelib.store.alternator.outcome import Unanswered
@@ -23,6 +24,7 @@ from chalicelib.store.alternator.progress import PARTITION, Round, rounds_of
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
 from chalicelib.store.alternator.records import Records
 from chalicelib.store.alternator.requests import JsonObject, Request
+from chalicelib.store.alternator.rows import Row
 from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.contract import NO_PRESSURE, Pressure, TaskFilter
 from chalicelib.task import TOMBSTONE_S, Task, TaskState
@@ -31,7 +33,8 @@ from tests.support.fakes import NOON_MS, FakeClock, Ids, new_task
 from tests.support.virtual_store import Tables
 
 SHARDS = 4
-DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 OLD_MS = NOON_MS - 40 * DAY_MS
 DAYS = 30
 FAR_S = 1e12
@@ -212,6 +215,82 @@ def test_for_ever() -> None:
     run(main)
 
 
+def test_days_that_are_changed_count_from_the_next_step_on() -> None:
+    """More of them in the middle of a round too: its position is behind what is old then."""
+
+    async def main() -> None:
+        kept = Kept()
+        for day in range(40):
+            done_ms = NOON_MS - day * DAY_MS - DAY_MS // 2
+            await kept.finished(done_ms, done_ms)
+        queue = kept.sweeper(days=10)
+        while len(kept.ids_left()) == 40:
+            await queue.sweep_some(20, now_ms=NOON_MS)
+        await queue.sweep_some(200, now_ms=NOON_MS)
+        await kept.settled(kept.sweeper(days=35))
+        left = len(kept.ids_left())
+        assert 10 <= left < 35
+        await kept.settled(kept.sweeper(days=0))
+        assert len(kept.ids_left()) == left
+        await kept.settled(kept.sweeper(days=5))
+        assert len(kept.ids_left()) == 5
+        kept.expect_in_order()
+
+    run(main)
+
+
+def test_a_round_that_is_behind_what_is_old_by_now_ends() -> None:
+    """The days are more than they were, or this clock is behind that of who swept before."""
+
+    async def main() -> None:
+        kept = Kept()
+        for n in range(200):
+            await kept.finished(OLD_MS + n * 60_000, OLD_MS + n * 60_000)
+        before, after = kept.sweeper(), kept.sweeper(days=60)
+        while not any(one.name == "all" and one.position for one in progress(kept)):
+            await before.sweep_some(20, now_ms=NOON_MS)
+            kept.clock.tick(11)
+        for _ in range(3):
+            await after.sweep_some(100, now_ms=NOON_MS)
+        (one,) = [one for one in progress(kept) if one.name == "all"]
+        assert (one.number, one.position) == (2, None)
+
+    run(main)
+
+
+def test_what_version_0_1_stored_goes_too() -> None:
+    """Its records tell no place. Its rows are moved meanwhile."""
+
+    async def main() -> None:
+        kept = Kept()
+        for n in range(30):
+            done = await kept.finished(OLD_MS + n * HOUR_MS, OLD_MS + n * HOUR_MS)
+            for row in kept.indexes.rows(done):
+                kept.tables.remove(row.table, row.key)
+            stored = replace(done, place=None)
+            kept.tables.put("tasks", requests.encode_task(stored))
+            for row in earlier.rows("timeline", stored, SHARDS, (earlier.ALL,)):
+                put_earlier(kept, row)
+        stay = await kept.create(NOON_MS + DAY_MS, NOON_MS)
+        await kept.settled(kept.sweeper())
+        assert kept.ids_left() == {stay.id}
+        kept.expect_in_order()
+
+    run(main)
+
+
+def put_earlier(kept: Kept, row: Row) -> None:
+    """With the names by which that version found it."""
+    directory, _, hour = row.slot.partition("/")
+    shard = directory.removeprefix(earlier.ALL)
+    for name in (
+        Row("timeline", directory, hour),
+        Row("timeline", earlier.root(earlier.ALL), f"{int(shard):05d}"),
+        row,
+    ):
+        kept.tables.put(name.table, name.item)
+
+
 def test_drained_buckets_leave_the_timeline() -> None:
     async def main() -> None:
         kept = Kept()
@@ -323,6 +402,31 @@ def test_a_task_that_is_run_again_before_it_is_deleted_stays() -> None:
     run(main)
 
 
+def test_a_task_that_is_deleted_before_it_is_run_again_is_not_there() -> None:
+    """The rows that were put for that run lead nowhere; the sweeps delete them."""
+
+    async def main() -> None:
+        kept = Kept()
+        failed = await kept.finished(OLD_MS, OLD_MS + 9, TaskState.FAILED)
+
+        async def sweep(request: Request) -> None:
+            if request.action == "UpdateItem":
+                kept.wire.before = None
+                await kept.round(kept.sweeper())
+
+        kept.wire.before = sweep
+        with pytest.raises(TaskNotFound):
+            await kept.records.retry(failed.id, now_ms=NOON_MS, token=kept.ids())
+        assert kept.ids_left() == set()
+        kept.tables.remove(
+            "schedule", kept.indexes.hint_row(failed.retried(now_ms=NOON_MS, token="x")).key
+        )
+        await kept.settled(kept.sweeper())
+        kept.expect_in_order()
+
+    run(main)
+
+
 def test_a_delete_that_is_applied_late_does_not_meet_the_next_task_of_this_id() -> None:
     """Created again under its key, so with the same token, and finished since."""
 
@@ -412,10 +516,27 @@ def test_rows_without_a_task_are_deleted_by_whoever_sees_them_a_minute_later() -
         kept = Kept()
         task = await kept.finished(OLD_MS, OLD_MS + 9, TaskState.FAILED)
         kept.tables.remove("tasks", {"id": {"S": task.id}})
-        await kept.sweeper().sweep_some(100, now_ms=NOON_MS)
-        await kept.sweeper().sweep_some(100, now_ms=NOON_MS + 59_999)
+        for seconds in (0, 59):
+            kept.clock.tick(seconds)
+            await kept.sweeper().sweep_some(100, now_ms=kept.clock.now_ms())
         assert {row[:3] for row in kept.indexes.rows(task)} <= kept.stored()
-        await kept.sweeper().sweep_some(100, now_ms=NOON_MS + 60_000)
+        kept.clock.tick(1)
+        await kept.sweeper().sweep_some(100, now_ms=kept.clock.now_ms())
+        kept.expect_in_order()
+
+    run(main)
+
+
+def test_a_machine_whose_clock_is_behind_makes_no_row_look_old() -> None:
+    """The slow sweep goes by the earlier clock, the note by the store's."""
+
+    async def main() -> None:
+        kept = Kept()
+        task = await kept.create(NOON_MS - 3_600_000, NOON_MS)
+        kept.tables.remove("tasks", {"id": {"S": task.id}})
+        await kept.sweeper().sweep_overdue(now_ms=NOON_MS - 600_000)
+        await kept.sweeper().sweep_overdue(now_ms=NOON_MS)
+        kept.tables.put("tasks", requests.encode_task(task))
         kept.expect_in_order()
 
     run(main)
@@ -430,7 +551,8 @@ def test_a_create_takes_the_note_of_an_orphan_away() -> None:
         kept.tables.remove("tasks", {"id": {"S": task.id}})
         await kept.sweeper().sweep_overdue(now_ms=NOON_MS)
         await kept.put.put_again([task], kept.clock.monotonic_s() + 8)
-        await kept.sweeper().sweep_overdue(now_ms=NOON_MS + 61_000)
+        kept.clock.tick(61)
+        await kept.sweeper().sweep_overdue(now_ms=kept.clock.now_ms())
         kept.tables.put("tasks", requests.encode_task(task))
         kept.expect_in_order()
 
@@ -620,7 +742,7 @@ def test_the_next_sweeper_goes_on_where_the_last_one_stopped() -> None:
 
 
 def progress(kept: Kept) -> list[Round]:
-    items = kept.tables._items["workers"].get(PARTITION, {}).values()
+    items = kept.tables._items.get("workers", {}).get(PARTITION, {}).values()
     return rounds_of(items)
 
 

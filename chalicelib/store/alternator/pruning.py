@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 
+from chalicelib.clock import Clock
 from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.index_rows import IndexRows
 from chalicelib.store.alternator.lookup import tasks_by_id
@@ -30,11 +31,13 @@ class Pruning:
         put: IndexRows,
         indexes: Indexes,
         tasks_table: str,
+        clock: Clock,
     ) -> None:
         self._requester = requester
         self._put = put
         self._indexes = indexes
         self._tasks_table = tasks_table
+        self._clock = clock
 
     async def prune(self, entries: Sequence[Entry], now_ms: int) -> tuple[int, Sequence[Task]]:
         """Delete those of these rows of `open` or `failed` that are of no use.
@@ -54,7 +57,7 @@ class Pruning:
             ):
                 deleted += [row, *(twin for twin in self._twin(row) if self._is_alien(twin, task))]
                 failed_ids |= {task.id} if task.state is TaskState.FAILED else set()
-        for row in await self._long_orphaned(orphans, now_ms):
+        for row in await self._long_orphaned(orphans):
             deleted += [row, *self._twin(row)]
         await self._requester.write(batches(deleted, delete=True))
         await self.put_again(failed_ids)
@@ -77,8 +80,10 @@ class Pruning:
         slot = self._indexes.all.kind + row.slot.removeprefix(self._indexes.open.kind)
         return [Row(row.table, slot, row.at)]
 
-    async def _long_orphaned(self, orphans: Sequence[Row], now_ms: int) -> Sequence[Row]:
-        """Those that were seen without a task before: no create can still be under way."""
+    async def _long_orphaned(self, orphans: Sequence[Row]) -> Sequence[Row]:
+        """Those that were seen without a task before: no create can still be under way. By the
+        store's clock, which all who note and delete share."""
+        now_ms = self._clock.now_ms()
         rows = {(row.slot, row.at): row for row in orphans}
         items = await self._requester.get_items(
             self._indexes.table, [row.key for row in rows.values()]

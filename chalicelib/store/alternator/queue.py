@@ -50,7 +50,7 @@ class AlternatorTaskQueue:
         self._rows = IndexRows(requester, self._indexes, clock, rng)
         self._hints = Hints(requester, self._indexes.schedule, clock)
         self._heartbeats = Heartbeats(requester, f"{prefix}workers", Rank.HEARTBEAT)
-        pruning = Pruning(requester, self._rows, self._indexes, self._tasks)
+        pruning = Pruning(requester, self._rows, self._indexes, self._tasks, clock)
         mover = Mover(requester, self._rows, self._indexes, self._tasks, clock)
         parallel = Parallel(SWEEP_PARALLEL)
         self._sweeper = Sweeper(

@@ -69,7 +69,7 @@ class Sweeper:
         span = Span(low=self._resume, high=rows.time_key(now_ms - OVERDUE_MS))
         walk = Walk(self._requester, self._parallel, [self._indexes.open], span)
         await walk.begin()
-        changed, seen = await self._mover.move(now_ms), 0
+        changed = seen = 0
         while entries := await walk.take(BATCH):
             deleted, tasks = await self._pruning.prune(entries, now_ms)
             changed += deleted + await self._repair.repair(tasks, now_ms, set())
@@ -79,7 +79,7 @@ class Sweeper:
         self._resume = entries[-1].at if entries else rows.FIRST
         drained = walk.drained()
         await self._closing.close([b for b in drained if rows.time_key(b.start_ms) >= span.low])
-        return changed
+        return changed + await self._mover.move(now_ms)
 
     async def some(self, most: int, now_ms: int) -> int:
         """The slow sweep: about so many rows more. Returns how many were put or deleted.
