@@ -8,7 +8,18 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench import api, growth, lateness, lists, machine, peers, report, standing, throughput
+from bench import (
+    api,
+    growth,
+    lateness,
+    lists,
+    machine,
+    peers,
+    report,
+    retention,
+    standing,
+    throughput,
+)
 from bench.drive import Options
 from bench.machine import Broken
 from bench.report import Row
@@ -18,6 +29,7 @@ PARTS: Mapping[str, Callable[[Options], list[Row]]] = {
     "burst": throughput.measure,
     "latency": lateness.measure,
     "growth": growth.measure,
+    "retention": retention.measure,
     "idle": standing.idle,
     "memory": standing.memory,
     "create": api.create,

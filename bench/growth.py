@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import drive, machine, proxy, seed
 from bench.drive import CLOCK, Options, Outcome
-from bench.machine import Broken, Engine
+from bench.machine import Engine
 from bench.report import Row, middle
 from chalicelib.processing.sweep_timer import SWEEP_INTERVAL_MS
 from chalicelib.store.alternator.queue import AlternatorTaskQueue
@@ -54,7 +54,7 @@ def measure(options: Options) -> list[Row]:
         for number in range(options.rounds * DRAINS):
             for size, engine in engines.items():
                 with machine.turn(options.lock):
-                    found[size].drains.append(_drain(engine, count, number))
+                    found[size].drains.append(drive.drain(engine, count, number))
         for _ in range(options.rounds):
             for size, engine in engines.items():
                 with machine.turn(options.lock):
@@ -111,17 +111,6 @@ def _fill(options: Options, engine: Engine, size: int) -> float:
     with machine.turn(options.lock):
         seed.put(engine.port, engine.settings, others())
     return time.monotonic() - started_s
-
-
-def _drain(engine: Engine, count: int, number: int) -> Outcome:
-    lead_s = drive.BEFORE_S + 1 + count / drive.SEEDED_A_SECOND
-    for further in range(3):
-        try:
-            seed_ = 1 + 3 * number + further
-            return drive.run(engine, 1, count, lead_s=lead_s, maker_seed=seed_)
-        except drive.Late:
-            lead_s *= 2
-    raise Broken("seeding is too slow on this machine")
 
 
 def _poll(engine: Engine) -> dict[str, float]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.alternator import requests, tables
+from chalicelib.store.alternator.heartbeats import FLEET
 from chalicelib.store.alternator.wire.client import Client
 from local.engine import binary
 from local.settings import ROOT
@@ -178,7 +179,7 @@ def workers(
 
 
 def _wait_for_heartbeats(engine: Engine, started: Workers, processes: int) -> None:
-    heartbeats = requests.scan(f"{engine.settings.table_prefix}workers", 0, 1, None)
+    heartbeats = requests.query(f"{engine.settings.table_prefix}workers", "fleet", FLEET)
     until_s = time.monotonic() + START_S
     while len([*engine.client.items(heartbeats)]) < processes:
         if time.monotonic() > until_s:

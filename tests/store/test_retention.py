@@ -15,6 +15,7 @@ import pytest
 
 from chalicelib.errors import TaskNotFound
 from chalicelib.store.alternator import earlier, outcome, requests
+from chalicelib.store.alternator.closing import Closing
 from chalicelib.store.alternator.index_rows import IndexRows
 from chalicelib.store.alternator.listing import Listing
 from chalicelib.store.alternator.outcome import Unanswered
@@ -632,6 +633,21 @@ class Turns:
     def pass_one(self) -> None:
         if self._waiting:
             self._waiting.pop(0).set_result(None)
+
+
+def test_a_bucket_that_is_not_drained_any_more_stays_named_throughout() -> None:
+    """It was seen a while ago: a list must not miss what came since, not even for a moment."""
+
+    async def main() -> None:
+        kept = Kept()
+        await drained(kept)
+        await kept.finished(OLD_MS, NOON_MS)
+        buckets = kept.indexes.all.path(1, OLD_MS)
+        wire: Any = HookedWire(kept.tables)
+        await Closing(Requester(wire, kept.clock), kept.clock).close(buckets)
+        assert {one.action for one in wire.sent} == {"Query"}
+
+    run(main)
 
 
 def test_a_bucket_whose_name_is_lost_is_named_again() -> None:
