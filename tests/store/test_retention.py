@@ -387,6 +387,7 @@ def test_a_task_that_is_run_again_before_it_is_deleted_stays() -> None:
         kept = Kept()
         failed = await kept.finished(OLD_MS, OLD_MS + 9, TaskState.FAILED)
         queue = kept.sweeper()
+        queue._sweeper._passes.pop()  # The scan would put right what was taken away.
 
         async def retry(request: Request) -> None:
             if request.action == "DeleteItem" and request.body["TableName"] == "tasks":
@@ -506,6 +507,25 @@ def test_a_tombstone_stays_for_its_day() -> None:
         assert kept.ids_left() == {task.id}
         await kept.round(queue)
         assert kept.ids_left() == set()
+
+    run(main)
+
+
+def test_a_tombstone_stays_until_nothing_leads_to_it() -> None:
+    """Whoever deleted it has died; later than its day nothing else would find these rows."""
+
+    async def main() -> None:
+        kept = Kept()
+        task = await kept.create(NOON_MS + DAY_MS, NOON_MS)
+        deletion = requests.delete("tasks", task.id, now_ms=NOON_MS - 2 * DAY_MS, token=kept.ids())
+        kept.tables.answer(deletion.action, deletion.body)
+        queue = kept.sweeper()
+        await kept.round(queue)
+        assert kept.ids_left() == {task.id}
+        await kept.round(queue)
+        assert kept.ids_left() == set()
+        kept.tables.remove("schedule", kept.indexes.hint_row(task).key)
+        kept.expect_in_order()
 
     run(main)
 
@@ -796,6 +816,21 @@ def test_a_position_that_is_lost_makes_work_twice() -> None:
         queue = kept.sweeper()
         await queue.sweep_some(10**6, now_ms=NOON_MS)
         assert [one.read for one in progress(kept) if one.name == "tasks"] == [200]
+
+    run(main)
+
+
+def test_rows_that_cannot_be_moved_do_not_hold_up_what_is_overdue() -> None:
+    async def main() -> None:
+        kept = Kept()
+        task = await kept.create(NOON_MS - 3_600_000, NOON_MS)
+        hint = kept.indexes.hint_row(task)
+        kept.tables.remove(hint.table, hint.key)
+        odd = {"slot": {"S": earlier.root(earlier.ALL)}, "at": {"S": "odd"}}
+        kept.tables.put("timeline", odd)
+        with pytest.raises(ValueError, match="odd"):
+            await kept.sweeper().sweep_overdue(now_ms=NOON_MS)
+        assert kept.tables.find(hint.table, hint.key) is not None
 
     run(main)
 

@@ -5,8 +5,6 @@ to a task which needs them no more. The fast one looks at what is overdue, the s
 (`slow_sweep.py`) at everything.
 """
 
-import asyncio
-
 from chalicelib.clock import Clock
 from chalicelib.store.alternator import rows
 from chalicelib.store.alternator.closing import Closing
@@ -87,15 +85,16 @@ class Sweeper:
         A pass that fails does not hold up the others; what it raised is raised then.
         """
         changed, left = 0, most
-        failures = list[BaseException]()
+        failures = list[Exception]()
         for one in self._passes:
             share = min(left, max(1, most // one.share))
-            (step,) = await asyncio.gather(one.step(share, now_ms), return_exceptions=True)
-            if isinstance(step, BaseException):
-                failures.append(step)
-            else:
-                changed += step.changed
-                left = max(1, left - step.cost)
+            try:
+                step = await one.step(share, now_ms)
+            except Exception as error:
+                failures.append(error)
+                continue
+            changed += step.changed
+            left = max(1, left - step.cost)
         for failure in failures:
             raise failure
         return changed
