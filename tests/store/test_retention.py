@@ -806,6 +806,26 @@ def test_a_position_of_the_round_before_leaves_out_nothing() -> None:
     run(main)
 
 
+def test_a_walk_of_the_round_before_is_not_gone_on_with() -> None:
+    """Another sweeper has ended that round meanwhile."""
+
+    async def main() -> None:
+        kept = Kept()
+        late = [await kept.finished(OLD_MS + n * 1_000, NOON_MS - HOUR_MS) for n in range(60)]
+        one, two = kept.sweeper(), kept.sweeper()
+        for _ in range(4):
+            await one.sweep_some(40, now_ms=NOON_MS)
+        kept.clock.tick(31)
+        await two.sweep_some(10**6, now_ms=NOON_MS)
+        await one.sweep_some(40, now_ms=NOON_MS)
+        walking: Any = one._sweeper._passes[0]
+        begun = walking._progress._rounds["all"]
+        assert (begun.number, begun.position) == (2, kept.indexes.all_row(late[begun.rows - 1]).at)
+        assert 0 < begun.rows < 15
+
+    run(main)
+
+
 def test_a_position_that_is_lost_makes_work_twice() -> None:
     async def main() -> None:
         kept = Kept()
