@@ -162,6 +162,7 @@ class Scylla(Engine):
             --alternator-port {self._port} --alternator-address 0.0.0.0
             --broadcast-rpc-address 127.0.0.1
             --alternator-write-isolation always_use_lwt
+            --alternator-ttl-period-in-seconds 60
         """
         return flags.split()
 

@@ -23,7 +23,8 @@ DATA = "/var/lib/scylla/engine.db"
 FLAGS = (
     "--seeds", "--dc", "--rack", "--smp", "--memory", "--overprovisioned", "--developer-mode",
     "--auto-snapshot", "--max-networking-io-control-blocks", "--alternator-port",
-    "--alternator-address", "--alternator-write-isolation", "--broadcast-rpc-address",
+    "--alternator-address", "--alternator-write-isolation", "--alternator-ttl-period-in-seconds",
+    "--broadcast-rpc-address",
 )  # fmt: skip
 
 
