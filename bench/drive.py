@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from bench import machine, proxy, seed
@@ -25,6 +26,7 @@ second has its share of polls."""
 SEEDED_A_SECOND = 1_000
 """Seeding is counted on to be at least so fast; if it was not, all is done again."""
 PATIENCE_S = 150.0
+NO_ENV: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,7 @@ def spread(options: Options, rate: float, *, counted: bool = False) -> Outcome:
         return run(engine, 1, count, lead_s=BEFORE_S + 3, over_s=over_s, counted=counted)
 
 
-def drain(engine: Engine, count: int, number: int, env: Mapping[str, str] | None = None) -> Outcome:
+def drain(engine: Engine, count: int, number: int, env: Mapping[str, str] = NO_ENV) -> Outcome:
     """A burst for one worker beside whatever the engine holds; number: of its own."""
     lead_s = BEFORE_S + 1 + count / SEEDED_A_SECOND
     for further in range(3):
@@ -138,20 +140,18 @@ def run(
     over_s: float = 0.0,
     counted: bool = False,
     maker_seed: int = 0,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str] = NO_ENV,
 ) -> Outcome:
     """Seed tasks that are due after `lead_s`, evenly over `over_s`, and let workers run them.
 
-    counted: whether requests are counted, by a proxy, which takes time. env: of the workers.
-    Raises Late.
+    counted: whether requests are counted, by a proxy, which takes time. Raises Late.
     """
     with ExitStack() as stack:
         edge = stack.enter_context(proxy.counting(engine.port)) if counted else None
-        port = edge.port if edge else None
-        workers = stack.enter_context(machine.workers(engine, processes, port=port, **(env or {})))
+        port = (edge or engine).port
+        workers = stack.enter_context(machine.workers(engine, processes, port=port, **env))
         first_ms = CLOCK.now_ms() + round(lead_s * 1000)
-        due_ms = [first_ms + round(n * over_s * 1000 / count) for n in range(count)]
-        made = _seeded(engine, due_ms, maker_seed)
+        made = _seeded(engine, _spread(first_ms, over_s, count), maker_seed)
         _wait_for(first_ms, 0.0 if over_s else BEFORE_S)
         pids, before = workers.pids(), Used.now(workers, engine, edge)
         workers.wait_lines(count, BEFORE_S + over_s + PATIENCE_S)
@@ -161,6 +161,10 @@ def run(
         workers.end()
     tasks = stored_under(engine, [task.id for task in made])
     return _outcome(tasks, count, first_ms, used, peak, workers.counts)
+
+
+def _spread(first_ms: int, over_s: float, count: int) -> list[int]:
+    return [first_ms + round(n * over_s * 1000 / count) for n in range(count)]
 
 
 def _seeded(engine: Engine, due_ms: Sequence[int], maker_seed: int) -> list[Task]:
