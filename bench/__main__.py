@@ -17,6 +17,7 @@ from bench import (
     peers,
     recovery,
     report,
+    retention,
     standing,
     throughput,
 )
@@ -30,6 +31,7 @@ PARTS: Mapping[str, Callable[[Options], list[Row]]] = {
     "latency": lateness.measure,
     "recovery": recovery.measure,
     "growth": growth.measure,
+    "retention": retention.measure,
     "idle": standing.idle,
     "memory": standing.memory,
     "create": api.create,

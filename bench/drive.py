@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +117,20 @@ def spread(options: Options, rate: float, *, counted: bool = False) -> Outcome:
         return run(engine, 1, count, lead_s=BEFORE_S + 3, over_s=over_s, counted=counted)
 
 
+def drain(
+    engine: Engine, count: int, number: int, env: Mapping[str, str] = machine.NO_ENV
+) -> Outcome:
+    """A burst for one worker beside whatever the engine holds; number: of its own."""
+    lead_s = BEFORE_S + 1 + count / SEEDED_A_SECOND
+    for further in range(3):
+        try:
+            seed_ = 1 + 3 * number + further
+            return run(engine, 1, count, lead_s=lead_s, maker_seed=seed_, env=env)
+        except Late:
+            lead_s *= 2
+    raise Broken("seeding is too slow on this machine")
+
+
 def run(
     engine: Engine,
     processes: int,
@@ -126,6 +140,7 @@ def run(
     over_s: float = 0.0,
     counted: bool = False,
     maker_seed: int = 0,
+    env: Mapping[str, str] = machine.NO_ENV,
 ) -> Outcome:
     """Seed tasks that are due after `lead_s`, evenly over `over_s`, and let workers run them.
 
@@ -133,11 +148,10 @@ def run(
     """
     with ExitStack() as stack:
         edge = stack.enter_context(proxy.counting(engine.port)) if counted else None
-        port = edge.port if edge else None
-        workers = stack.enter_context(machine.workers(engine, processes, port=port))
+        port = (edge or engine).port
+        workers = stack.enter_context(machine.workers(engine, processes, port=port, env=env))
         first_ms = CLOCK.now_ms() + round(lead_s * 1000)
-        due_ms = [first_ms + round(n * over_s * 1000 / count) for n in range(count)]
-        made = _seeded(engine, due_ms, maker_seed)
+        made = _seeded(engine, _spread(first_ms, over_s, count), maker_seed)
         _wait_for(first_ms, 0.0 if over_s else BEFORE_S)
         pids, before = workers.pids(), Used.now(workers, engine, edge)
         workers.wait_lines(count, BEFORE_S + over_s + PATIENCE_S)
@@ -147,6 +161,10 @@ def run(
         workers.end()
     tasks = stored_under(engine, [task.id for task in made])
     return _outcome(tasks, count, first_ms, used, peak, workers.counts)
+
+
+def _spread(first_ms: int, over_s: float, count: int) -> list[int]:
+    return [first_ms + round(n * over_s * 1000 / count) for n in range(count)]
 
 
 def _seeded(engine: Engine, due_ms: Sequence[int], maker_seed: int) -> list[Task]:

@@ -12,19 +12,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.alternator import requests, tables
+from chalicelib.store.alternator.heartbeats import FLEET
 from chalicelib.store.alternator.wire.client import Client
 from local.engine import binary
 from local.settings import ROOT
 
 IN_MEMORY = Path("/dev/shm")
+NO_ENV: Mapping[str, str] = MappingProxyType({})
 START_S = 30.0
 LOOK_S = 0.05
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -157,7 +160,12 @@ class Workers:
 
 @contextmanager
 def workers(
-    engine: Engine, processes: int, *, port: int | None = None, ledger: bool = False, **env: str
+    engine: Engine,
+    processes: int,
+    *,
+    port: int | None = None,
+    ledger: bool = False,
+    env: Mapping[str, str] = NO_ENV,
 ) -> Iterator[Workers]:
     """A worker whose processes all send heartbeats. port: where it finds the store, else the
     engine's. ledger: whether it keeps one."""
@@ -165,7 +173,7 @@ def workers(
     with folder() as place:
         options = ["--processes", str(processes)]
         options += ["--ledger", str(place / "ledger")] if ledger else []
-        started = _started(place, options, {"ALTERNATOR_ENDPOINTS": url} | env)
+        started = _started(place, options, {"ALTERNATOR_ENDPOINTS": url, **env})
         try:
             _wait_for_heartbeats(engine, started, processes)
             yield started
@@ -188,7 +196,7 @@ def _started(place: Path, options: list[str], env: dict[str, str]) -> Workers:
 
 
 def _wait_for_heartbeats(engine: Engine, started: Workers, processes: int) -> None:
-    heartbeats = requests.scan(f"{engine.settings.table_prefix}workers", 0, 1, None)
+    heartbeats = requests.query(f"{engine.settings.table_prefix}workers", "fleet", FLEET)
     until_s = time.monotonic() + START_S
     while len([*engine.client.items(heartbeats)]) < processes:
         if time.monotonic() > until_s:

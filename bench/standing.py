@@ -93,7 +93,7 @@ def _memory(engine: machine.Engine, count: int) -> dict[str, float]:
     due_ms = now_ms + round((LOOKAHEAD_S - 1) * 1000)
     with proxy.counting(engine.port) as edge:
         lookahead = str(LOOKAHEAD_S)
-        with machine.workers(engine, 1, port=edge.port, LOOKAHEAD_S=lookahead) as workers:
+        with machine.workers(engine, 1, port=edge.port, env={"LOOKAHEAD_S": lookahead}) as workers:
             seed.put(engine.port, engine.settings, (maker.task(due_ms) for _ in range(count)))
             time.sleep(FULL_S)
             pids = workers.pids()

@@ -25,6 +25,8 @@ class Settings:
     table_prefix: put before the name of each table.
     shards: parts of the time indexes; more of them carry more tasks a second.
     batch_size: tasks that one processor runs at a time.
+    retention_days: finished tasks are kept for so long; 0: for ever.
+    sweep_rate: rows a second that the sweep of the whole fleet reads.
     wakeup: whether wake-up messages are sent and taken. wakeup_address: the IP address at which
     others reach this machine; None: that of its connection to the store. wakeup_port: the UDP port
     of the first process; 0: the system chooses.
@@ -40,6 +42,8 @@ class Settings:
     batch_size: int = 100
     lookahead_s: float = 2.0
     poll_interval_s: float = 0.8
+    retention_days: int = 30
+    sweep_rate: int = 500
     bar_url: str = BAR_URL
     wakeup: bool = True
     wakeup_address: str | None = None
@@ -60,6 +64,8 @@ class Settings:
             batch_size=integer(env, "BATCH_SIZE", 100, 1, 1000),
             lookahead_s=seconds(env, "LOOKAHEAD_S", 2.0, 0.1, 60),
             poll_interval_s=seconds(env, "POLL_INTERVAL_S", 0.8, 0.05, 30),
+            retention_days=integer(env, "RETENTION_DAYS", 30, 0, 36_500),
+            sweep_rate=integer(env, "SWEEP_RATE", 500, 10, 100_000),
             bar_url=url("BAR_URL", env.get("BAR_URL") or BAR_URL),
             wakeup=switch(env, "WAKEUP"),
             wakeup_address=_address("WAKEUP_ADDRESS", env.get("WAKEUP_ADDRESS", "")),

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from chalicelib.errors import SchedulerError
 from chalicelib.processing.membership import OFFSET_WARN_MS
-from chalicelib.store.alternator import tables
+from chalicelib.store.alternator import progress, tables
 from chalicelib.store.alternator.tables import TABLES, Table
 from chalicelib.store.alternator.wire.client import Client
+from chalicelib.times import rfc3339
 from deploy import plan
 from deploy.cql import Cql, CqlFailed, Row
 from deploy.nodes import Nodes, described, is_whole
@@ -55,6 +56,7 @@ def examine(
         else:
             for table in TABLES:
                 yield _table(options, connected, table)
+            yield from _sweep(options, connected)
     try:
         session = cql()
     except CqlFailed as error:
@@ -102,10 +104,28 @@ def _table(options: Options, client: Client, table: Table) -> Finding:
         tables.verify_table(client, table, options.prefix)
     except SchedulerError as error:
         return Finding(str(error), "python -m deploy provision creates what is missing")
-    if table.name in tables.EXPIRING and not tables.expires(client, name):
+    if table.name == tables.EXPIRING and not tables.expires(client, name):
         remedy = "python -m deploy provision sets it; until then such rows stay for ever"
         return Finding(f"table {name}: rows whose time to live is over are not purged", remedy)
     return Finding(f"table {name}: keys and {table.isolation} as they should be")
+
+
+def _sweep(options: Options, client: Client) -> Iterator[Finding]:
+    """How far it has come, and how long the last rounds took."""
+    try:
+        rounds = client.run(progress.stored(client.requester, f"{options.prefix}workers"))
+    except SchedulerError as error:
+        yield Finding(f"slow sweep: {error}", "this could not be looked at: see what it says")
+        return
+    for one in rounds:
+        last = "no round has ended yet"
+        if one.ended_ms is not None:
+            last = (
+                f"the last round, {one.read} rows, took {one.took_s} s to {rfc3339(one.ended_ms)}"
+            )
+        yield Finding(f"slow sweep of {one.name}: {last}; {one.rows} rows of round {one.number}")
+    if not rounds:
+        yield Finding("slow sweep: nobody has begun one")
 
 
 def _up(options: Options, cql: Cql) -> Iterator[Finding]:

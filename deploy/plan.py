@@ -21,11 +21,6 @@ PERMISSIONS = ("SELECT", "MODIFY")
 INDEXES = tuple(table for table in TABLES if table.isolation == "forbid_rmw")
 """Tables of plain rows that can be made again: an old row that came back would do no harm."""
 
-EXPIRING = {
-    "tasks": "tombstones of deleted tasks are purged by the store after a day",
-    "workers": "statistics are purged: those of minutes after 2 days, of hours after 90",
-}
-
 
 class Step(NamedTuple):
     """kind: HTTP, Alternator or CQL; text: what is sent; why: its reason."""
@@ -58,9 +53,9 @@ def _table_steps(prefix: str) -> Iterator[Step]:
     for table in TABLES:
         body = json.dumps(tables.definition(table, prefix))
         yield Step("Alternator", f"CreateTable {body}", _isolation_reason(table))
-    for name in tables.EXPIRING:
-        body = json.dumps({"TableName": prefix + name, **tables.TIME_TO_LIVE})
-        yield Step("Alternator", f"UpdateTimeToLive {body}", EXPIRING[name])
+    body = json.dumps({"TableName": prefix + tables.EXPIRING, **tables.TIME_TO_LIVE})
+    reason = "statistics are purged: those of minutes after 2 days, of hours after 90"
+    yield Step("Alternator", f"UpdateTimeToLive {body}", reason)
     for table in TABLES:
         yield Step(
             "Alternator",

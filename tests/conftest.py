@@ -245,7 +245,7 @@ def queue_kit(request: pytest.FixtureRequest) -> Iterator[QueueKit]:
     with asyncio.Runner() as runner:
         if request.param == "memory":
             rows = Tables()
-            queue = MemoryQueue(rows, shards=4)
+            queue = MemoryQueue(rows, shards=4, retention_days=30)
             yield QueueKit(MemoryStore(rows), clock, Ids(), queue, runner.run)
             return
         settings = request.getfixturevalue("settings")
@@ -255,7 +255,9 @@ def queue_kit(request: pytest.FixtureRequest) -> Iterator[QueueKit]:
         async def open_queue() -> AlternatorTaskQueue:
             transport = CheckedTransport.open(settings, clock)
             prefix = settings.table_prefix
-            return AlternatorTaskQueue(transport, clock, prefix=prefix, shards=settings.shards)
+            return AlternatorTaskQueue(
+                transport, clock, prefix=prefix, shards=settings.shards, retention_days=30
+            )
 
         real = runner.run(open_queue())
         yield QueueKit(store, clock, Ids(), real, runner.run)

@@ -18,6 +18,8 @@ def test_settings_are_read() -> None:
         "SHARDS": "32",
         "BATCH_SIZE": "7",
         "POLL_INTERVAL_S": "0.25",
+        "RETENTION_DAYS": "0",
+        "SWEEP_RATE": "100000",
         "BAR_URL": "http://localhost:1/",
         "TABLE_PREFIX": "x_",
         "WAKEUP": "off",
@@ -27,6 +29,7 @@ def test_settings_are_read() -> None:
     settings = Settings.from_env(env)
     assert settings.endpoints == ("https://a:9001", "https://b:9001")
     assert (settings.shards, settings.batch_size, settings.poll_interval_s) == (32, 7, 0.25)
+    assert (settings.retention_days, settings.sweep_rate) == (0, 100_000)
     assert (settings.wakeup, settings.wakeup_address, settings.wakeup_port) == (
         False,
         "fd00::7",
@@ -48,6 +51,11 @@ def test_settings_are_read() -> None:
         ("BATCH_SIZE", "1001"),
         ("LOOKAHEAD_S", "0.2"),
         ("POLL_INTERVAL_S", "often"),
+        ("RETENTION_DAYS", "-1"),
+        ("RETENTION_DAYS", "0.5"),
+        ("RETENTION_DAYS", "36501"),
+        ("SWEEP_RATE", "9"),
+        ("SWEEP_RATE", "100001"),
         ("BAR_URL", "ftp://x"),
         ("TABLE_PREFIX", "no spaces"),
         ("WAKEUP", "maybe"),

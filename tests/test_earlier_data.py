@@ -40,7 +40,7 @@ STORED = ROOT / "tests" / "data" / "engine-before-rooms.db.gz"
 WRITTEN_MS = 1_795_900_922_646
 """When the task that was left running was claimed, in November 2026."""
 NOW_MS = WRITTEN_MS + 3_600_000
-SWEEP_SEGMENTS = 4
+SWEPT_ROWS = 10_000
 
 COMPLETED = {
     "c2d03440-8713-430a-8c5a-cefaf39f1862": "Baz 227",
@@ -123,8 +123,7 @@ class Service:
     async def _sweep(self) -> int:
         queue, now_ms = AlternatorTaskQueue.open(self.settings, self.clock), self.clock.now_ms()
         changed = await queue.sweep_overdue(now_ms=now_ms)
-        for segment in range(SWEEP_SEGMENTS):
-            changed += await queue.sweep_segment(segment, SWEEP_SEGMENTS, now_ms=now_ms)
+        changed += await queue.sweep_some(SWEPT_ROWS, now_ms=now_ms)
         await queue.close()
         return changed
 

@@ -68,6 +68,10 @@ class StoreClock:
             return wall_ms
         return known.corrected_ms(offset_ms, mono_ms)
 
+    def wall_ms(self) -> int:
+        """What the machine's clock shows."""
+        return self._base.now_ms()
+
     def earliest_ms(self) -> int:
         """The least that the store's clock can show now."""
         known = self._known
@@ -117,6 +121,12 @@ class StoreClock:
             self._throttle.reset()
             text = "this machine's clock may agree with the store's again"
             log.info(text, extra={"action": "clock_agrees"})
+
+
+def agreed_ms(clock: Clock) -> int:
+    """What both clocks, the store's and the machine's, have reached."""
+    now_ms = clock.now_ms()
+    return min(now_ms, clock.wall_ms()) if isinstance(clock, StoreClock) else now_ms
 
 
 class NodeTime:

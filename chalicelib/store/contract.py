@@ -329,8 +329,12 @@ class TaskQueue(Protocol):
         Returns how many rows were put again or deleted.
         """
 
-    async def sweep_segment(self, segment: int, segments: int, *, now_ms: int) -> int:
-        """Slow sweep: repair the rows of one part of all tasks. Returns as above."""
+    async def sweep_some(self, most: int, *, now_ms: int) -> int:
+        """Slow sweep: look at about so many rows more, where the last call of anybody ended. Repair
+        what leads to tasks, delete finished tasks after their days, and tombstones after theirs.
+
+        Returns how many rows and records were put or deleted.
+        """
 
     def pressure(self) -> Pressure:
         """How the store bears what this process asks of it."""

@@ -30,6 +30,7 @@ from chalicelib.store.contract import (
 )
 from chalicelib.task import FINISHED, UNFINISHED, Task, TaskState, shard_of
 
+DAY_MS = 86_400_000
 OVERDUE_MS = 60_000
 """The fast sweep looks at unfinished tasks this much past their time."""
 
@@ -144,8 +145,9 @@ class MemoryStore:
 class MemoryQueue:
     """TaskQueue on `Tables`."""
 
-    def __init__(self, tables: Tables, *, shards: int = 16) -> None:
+    def __init__(self, tables: Tables, *, shards: int = 16, retention_days: int = 0) -> None:
         self.tables = tables
+        self.retention_ms = retention_days * DAY_MS
         self.shard_count = shards
 
     async def shards(self) -> Collection[int]:
@@ -258,11 +260,25 @@ class MemoryQueue:
         overdue = [p for p in sorted(self.tables.open) if p.send_ts_ms < now_ms - OVERDUE_MS]
         return sum(repair(self.tables, self.tables.tasks.get(p.id), p, now_ms) for p in overdue)
 
-    async def sweep_segment(self, segment: int, segments: int, *, now_ms: int) -> int:
-        part = [t for t in self.tables.tasks.values() if shard_of(t.id, segments) == segment]
-        return sum(
-            repair(self.tables, task, Position(task.send_ts_ms, task.id), now_ms) for task in part
-        )
+    async def sweep_some(self, most: int, *, now_ms: int) -> int:
+        """Of all tasks at once."""
+        changed = 0
+        for task in [*self.tables.tasks.values()]:
+            position = Position(task.send_ts_ms, task.id)
+            changed += repair(self.tables, task, position, now_ms)
+            if self._is_over(task, now_ms):
+                changed += 1 + drop_rows(self.tables, task)
+                del self.tables.tasks[task.id]
+        return changed
+
+    def _is_over(self, task: Task, now_ms: int) -> bool:
+        """Whether it is not kept any longer."""
+        if task.state is TaskState.DELETED:
+            return (task.purge_at_s or 0) * 1000 <= now_ms
+        finished_ms = task.finished_ts_ms
+        if not self.retention_ms or finished_ms is None:
+            return False
+        return finished_ms < now_ms - self.retention_ms
 
     def pressure(self) -> Pressure:
         return NO_PRESSURE

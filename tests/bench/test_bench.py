@@ -82,6 +82,10 @@ def test_a_run_of_workers_is_counted_whole() -> None:
     assert all(late >= 0 for late in outcome.lateness_ms)
 
 
+RETENTION_ROWS = [
+    "burst, retention", "retention, gone", "retention, left", "requests, retention",
+    "engine CPU, retention",
+]  # fmt: skip
 CREATE_ROWS = ["requests, create", "requests, create now", "API CPU, create", "cold start"]
 
 
@@ -92,6 +96,7 @@ CREATE_ROWS = ["requests, create", "requests, create now", "API CPU, create", "c
         (["create", "cold"], CREATE_ROWS),
         (["memory"], ["worker memory"]),
         (["recovery"], ["recovery, a process", "recovery, its handlers"]),
+        (["retention"], RETENTION_ROWS),
     ],
 )
 def test_a_small_run_writes_every_row(parts: list[str], names: list[str], tmp_path: Path) -> None:

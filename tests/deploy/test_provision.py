@@ -17,7 +17,8 @@ from chalicelib.clock import Clock, SystemClock
 from chalicelib.config import Settings
 from chalicelib.errors import InvalidSetting, StoreMismatch, StoreUnavailable
 from chalicelib.store.alternator import tables
-from chalicelib.store.alternator.requests import Request
+from chalicelib.store.alternator.progress import Round
+from chalicelib.store.alternator.requests import Request, put_row
 from chalicelib.store.alternator.tables import TABLES
 from chalicelib.store.alternator.wire.client import Client, LoopThread
 from chalicelib.store.alternator.wire.requester import Requester
@@ -31,6 +32,7 @@ from deploy.provision import Unprovisioned
 from local.settings import ROOT
 from tests.conftest import free_port
 from tests.support.engine import Engine
+from tests.support.fakes import NOON_MS
 from tests.support.front import HOSTS, Front, front
 from tests.support.profile import CheckedTransport
 
@@ -414,6 +416,18 @@ def test_nothing_is_wrong_with_a_provisioned_cluster(site: Site) -> None:
     assert doctor.report(findings, site.said.append) == 0
     assert site.said[-1] == "nothing is wrong"
     assert site.cql.changes == [], "it reads only"
+    assert "slow sweep: nobody has begun one" in [finding.text for finding in findings]
+
+
+def test_rounds_of_the_sweep_are_told(site: Site) -> None:
+    site.provision()
+    one = Round(name="tasks", number=7, begun_ms=NOON_MS - 60_000, rows=1_500)
+    row = put_row(f"{site.options.prefix}workers", one.next(NOON_MS).item)
+    site.client.decide(row)
+    assert [f.text for f in site.examine() if "sweep" in f.text] == [
+        "slow sweep of tasks: the last round, 1500 rows, took 60 s to 2027-01-15T08:00:00.000Z;"
+        " 0 rows of round 8"
+    ]
 
 
 @pytest.mark.own_tables

@@ -17,7 +17,8 @@ import pytest
 import requests
 
 from chalicelib.attempts import LEASE_MS
-from chalicelib.store.alternator.requests import scan
+from chalicelib.store.alternator.heartbeats import FLEET
+from chalicelib.store.alternator.requests import query, scan
 from chalicelib.task import FINISHED, Task, TaskState
 from local.findings import percentile
 from tests.conftest import free_port, wait_for_port
@@ -529,7 +530,7 @@ class Watch:
 
     def look(self, worker: "subprocess.Popen[bytes]") -> bool:
         now_s = self._arena.clock.monotonic_s()
-        rows = self._arena.client.items(scan("workers", 0, 1, None))
+        rows = self._arena.client.items(query("workers", "fleet", FLEET))
         for row in rows:
             id, beat = row["processor"]["S"], row["beat_ms"]["N"]
             last, seen_s = self._beats.get(id, (beat, now_s))

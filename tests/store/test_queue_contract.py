@@ -9,6 +9,7 @@ from tests.conftest import QueueKit
 from tests.support.fakes import NOON_MS, hint_of, new_task
 
 MINUTE_MS = 60_000
+DAY_MS = 24 * 60 * MINUTE_MS
 FAR_S = 60.0
 
 
@@ -333,7 +334,9 @@ def lose_rows(kit: QueueKit, task: Task) -> None:
 
 
 def sweep_all(kit: QueueKit, now_ms: int) -> int:
-    return sum(kit.run(kit.queue.sweep_segment(i, 3, now_ms=now_ms)) for i in range(3))
+    """A whole round; between two of them a process rests."""
+    kit.clock.tick(601)
+    return int(kit.run(kit.queue.sweep_some(10_000, now_ms=now_ms)))
 
 
 def test_slow_sweep_finds_a_task_that_nothing_leads_to(queue_kit: QueueKit) -> None:
@@ -373,6 +376,33 @@ def test_fast_sweep_deletes_the_open_row_of_a_finished_task(queue_kit: QueueKit)
     sweep = queue_kit.queue.sweep_overdue
     assert queue_kit.run(sweep(now_ms=NOON_MS + 2 * MINUTE_MS)) == 1
     assert queue_kit.run(sweep(now_ms=NOON_MS + 2 * MINUTE_MS)) == 0
+
+
+def test_a_finished_task_is_gone_after_its_days(queue_kit: QueueKit) -> None:
+    """Whatever its `send_ts`. One that is run again finishes again."""
+    kit, failed_ms, late_ms = queue_kit, NOON_MS + 5, NOON_MS + MINUTE_MS
+    tasks = [create(kit) for _ in range(4)]
+    done, failed, again, waiting = [held(kit, task) for task in tasks[:3]] + tasks[3:]
+    assert settle(kit, done, done.completed("x", now_ms=failed_ms))
+    for one in (failed, again):
+        assert settle(kit, one, one.failed("no", now_ms=failed_ms))
+    kit.store.retry(again.id, now_ms=late_ms, token=kit.ids())
+    assert sweep_all(kit, failed_ms + 30 * DAY_MS) >= 0
+    assert len(kit.run(kit.queue.get([task.id for task in tasks]))) == 4
+    assert sweep_all(kit, failed_ms + 30 * DAY_MS + 1) >= 2
+    assert kit.run(kit.queue.get([task.id for task in tasks])).keys() == {again.id, waiting.id}
+    assert {task.id for task in kit.store.list(TaskFilter()).tasks} == {again.id, waiting.id}
+    states = frozenset({TaskState.FAILED, TaskState.COMPLETED})
+    assert kit.store.list(TaskFilter(states=states)).tasks == []
+
+
+def test_a_tombstone_is_gone_after_its_day(queue_kit: QueueKit) -> None:
+    kit, task = queue_kit, create(queue_kit)
+    kit.store.delete(task.id, now_ms=NOON_MS, token=kit.ids())
+    sweep_all(kit, NOON_MS + DAY_MS - 1_000)
+    assert task.id in kit.run(kit.queue.get([task.id]))
+    assert sweep_all(kit, NOON_MS + DAY_MS) == 1
+    assert kit.run(kit.queue.get([task.id])) == {}
 
 
 # Attempts and payload

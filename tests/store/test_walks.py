@@ -31,6 +31,7 @@ from tests.support.virtual_store import Tables
 
 SHARDS = 4
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 SPANS_MS = (10, 600_000, HOUR_MS, 24 * HOUR_MS, 72 * HOUR_MS)
 FAR_S = 1e12
 CHANGES_MAX = 60
@@ -95,10 +96,13 @@ class World:
     """A store, who walks it, and others who change it.
 
     walker: reads with changes meanwhile. tasks: every task as last committed, deleted ones too.
+    retention_days: 0: tasks are kept for ever. pauses_s: what passes between two pages of a walk.
     """
 
     seed: int
     rows: Sequence[int] = (6, 4, 3)
+    retention_days: int = 0
+    pauses_s: Sequence[float] = (0.0, 1.0, 30.0, 3_600.0)
     tasks: dict[str, Task] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
 
@@ -113,7 +117,10 @@ class World:
         self.put = IndexRows(requester, self.indexes, self.clock, self.rng)
         self.records = Records(requester, self.put, Parallel(4), "tasks")
         wire: Any = self.calm
-        self.queue = AlternatorTaskQueue(wire, self.clock, shards=SHARDS, rng=self.rng)
+        days = self.retention_days
+        self.queue = AlternatorTaskQueue(
+            wire, self.clock, shards=SHARDS, retention_days=days, rng=self.rng
+        )
         for rows in (self.put, self.queue._rows):
             for density in (rows._all, rows._failed):
                 density._rows = tuple(self.rows)
@@ -187,7 +194,19 @@ class World:
     async def sweep(self) -> None:
         now_ms = self.clock.now_ms()
         await self.queue.sweep_overdue(now_ms=now_ms)
-        await self.queue.sweep_segment(self.rng.randrange(2), 2, now_ms=now_ms)
+        await self.queue.sweep_some(self.rng.choice([1, 20, 1_000]), now_ms=now_ms)
+        there = {task.id for task in self.tables.tasks()}
+        for task in [t for t in self.tasks.values() if t.id not in there]:
+            self._expect_over(task)
+            del self.tasks[task.id]
+            self.done["purged" if task.state is TaskState.DELETED else "retired"] += 1
+
+    def _expect_over(self, task: Task) -> None:
+        """Of a task that is not there any more. Of tombstones any may be purged."""
+        if task.state is not TaskState.DELETED:
+            assert self.retention_days
+            assert task.finished_ts_ms is not None
+            assert task.finished_ts_ms < self.clock.now_ms() - self.retention_days * DAY_MS
 
     async def crash(self) -> None:
         """Rows without a record, or of a failure that was never committed."""
@@ -208,9 +227,8 @@ class World:
         async def meanwhile() -> None:
             if self.rng.random() < 0.3 and next(left, None) is not None:
                 await self.change()
-                fitting.difference_update(
-                    t.id for t in self.tasks.values() if not filter.accepts(t)
-                )
+                accepted = {t.id for t in self.tasks.values() if filter.accepts(t)}
+                fitting.intersection_update(accepted)
 
         self.busy.meanwhile = meanwhile
         seen: list[Task] = []
@@ -221,7 +239,7 @@ class World:
             if page.next is None:
                 break
             filter = replace(filter, after=page.next)
-            self.clock.tick(self.rng.choice([0.0, 1.0, 30.0, 3_600.0]))
+            self.clock.tick(self.rng.choice(self.pauses_s))
         self.busy.meanwhile = None
         expect_seen(seen, fitting, descending=filter.descending)
 
@@ -257,6 +275,27 @@ def test_a_walk_sees_what_fitted_throughout_once(seed: int) -> None:
         return world.done
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_walk_sees_what_retention_leaves(seed: int) -> None:
+    """Days pass: tasks are deleted, and drained buckets leave every kind of the timeline."""
+
+    async def main() -> Counter[str]:
+        world = World(seed, retention_days=1, pauses_s=(0.0, 700.0, 40_000.0))
+        for _ in range(6):
+            await world.fill(25)
+            await world.walk(filters(world.rng))
+            world.clock.tick(world.rng.choice([700.0, 40_000.0, 100_000.0]))
+            await world.sweep()
+        for _ in range(4):
+            world.clock.tick(100_000.0)
+            await world.sweep()
+        await world.walk(filters(world.rng))
+        return world.done
+
+    done = asyncio.run(main())
+    assert done["retired"] > 0
 
 
 def test_a_task_that_fails_between_two_pages_of_a_list_is_seen() -> None:

@@ -10,6 +10,7 @@ import bisect
 import functools
 import json
 import math
+import operator
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,6 +27,9 @@ from tests.support.fakes import NOON_MS, VirtualLoop
 
 PORT = 8000
 NETWORK_S = 0.0005
+COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "<>": operator.ne, "<=": operator.le, "<": operator.lt,
+}  # fmt: skip
 RANGE_KEYS = ("at", "processor")
 
 
@@ -97,6 +101,9 @@ class Tables:
         return 200, {}
 
     def _DeleteItem(self, body: JsonObject) -> tuple[int, JsonObject]:
+        before = self.find(body["TableName"], body["Key"])
+        if not _holds(body, before):
+            return _refused(before)
         self.remove(body["TableName"], body["Key"])
         return 200, {}
 
@@ -142,7 +149,14 @@ class Tables:
     def _Scan(self, body: JsonObject) -> tuple[int, JsonObject]:
         partitions = self._items.get(body["TableName"], {})
         chosen = sorted(partitions)[body["Segment"] :: body["TotalSegments"]]
-        return 200, {"Items": [item for name in chosen for item in partitions[name].values()]}
+        start = _key(body["ExclusiveStartKey"])[0] if "ExclusiveStartKey" in body else ""
+        rows = [item for name in chosen if name > start for item in partitions[name].values()]
+        looked = rows[: body.get("Limit", len(rows) + 1)]
+        items = [one for one in looked if _holds(body, one, "FilterExpression")]
+        answer: JsonObject = {"Items": items, "ScannedCount": len(looked)}
+        if len(looked) == body.get("Limit"):
+            answer["LastEvaluatedKey"] = {"id": looked[-1]["id"]}
+        return 200, answer
 
 
 def _key(item: Mapping[str, JsonObject]) -> tuple[str, str]:
@@ -165,29 +179,31 @@ def _refused(item: JsonObject | None) -> tuple[int, JsonObject]:
     return 400, {"__type": "x#ConditionalCheckFailedException", "message": "no", **shown}
 
 
-def _holds(body: JsonObject, item: JsonObject | None) -> bool:
-    if "ConditionExpression" not in body:
+def _holds(
+    body: JsonObject, item: JsonObject | None, expression: str = "ConditionExpression"
+) -> bool:
+    if expression not in body:
         return True
     names, values = body["ExpressionAttributeNames"], body.get("ExpressionAttributeValues", {})
 
-    def compare(name: str, operator: str, value: str) -> bool:
+    def compare(name: str, sign: str, value: str) -> bool:
         found = (item or {}).get(names[name])
         if found is None:
-            return operator == "<>"
+            return sign == "<>"
         (one,), (two,) = found.values(), values[value].values()
         if "N" in found:
             one, two = int(one), int(two)
-        return bool({"=": one == two, "<>": one != two, "<=": one <= two}[operator])
+        return bool(COMPARE[sign](one, two))
 
     has = {"has": lambda name: names[name] in (item or {}), "compare": compare}
-    return bool(eval(_condition(body["ConditionExpression"]), has))
+    return bool(eval(_condition(body[expression]), has))
 
 
 @functools.cache
 def _condition(expression: str) -> Any:
     text = re.sub(r"attribute_exists\((#\w+)\)", r"has('\1')", expression)
     text = re.sub(r"attribute_not_exists\((#\w+)\)", r"not has('\1')", text)
-    text = re.sub(r"(#\w+) (<=|<>|=) (:\w+)", r"compare('\1', '\2', '\3')", text)
+    text = re.sub(r"(#\w+) (<=|<>|=|<) (:\w+)", r"compare('\1', '\2', '\3')", text)
     return compile(text.replace(" AND ", " and ").replace(" OR ", " or "), "condition", "eval")
 
 

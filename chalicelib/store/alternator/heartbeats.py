@@ -24,7 +24,7 @@ class Heartbeats:
     async def all(self) -> Sequence[Heartbeat]:
         """See TaskStore.heartbeats."""
         rows = self._requester.items(requests.query(self._table, "fleet", FLEET), rank=self._rank)
-        return [requests.decode_heartbeat(row) async for row in rows]
+        return [_decoded(row) async for row in rows]
 
     async def put(self, heartbeat: Heartbeat) -> None:
         """In place of the processor's last one."""
@@ -51,3 +51,16 @@ class Heartbeats:
         """A row that nobody reads: it tells whether the store takes writes."""
         request = requests.put_row(self._table, NOBODY)
         await self._requester.decide(request, deadline_s=deadline_s, rank=self._rank)
+
+
+def _decoded(item: Item) -> Heartbeat:
+    more: JsonObject = {n: item[n]["S"] for n in ("wakeup", "host", "version") if n in item}
+    more |= {name: int(item[name]["N"]) for name in ("places", "taken") if name in item}
+    return Heartbeat(
+        processor=item["processor"]["S"],
+        kind=item["kind"]["S"],
+        written_ms=int(item["beat_ms"]["N"]),
+        interval_ms=int(item["interval_ms"]["N"]),
+        held_back_s=int(item["held_back_s"]["N"]) if "held_back_s" in item else 0,
+        **more,
+    )

@@ -53,7 +53,7 @@ class Listing:
         in one of the kinds that are walked for at least as long."""
         deadline_s = self._requester.deadline_s()
         span = _span(filter, self._clock.now_ms())
-        if span.low > span.high:
+        if span.is_empty:
             return TaskPage([], None)
         walk = await self._walk(filter, span, deadline_s)
         found, examined, payload_chars = list[Task](), 0, 0

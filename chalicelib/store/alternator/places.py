@@ -11,6 +11,9 @@ from chalicelib.store.alternator.schedule import HintBucket, Schedule
 from chalicelib.store.alternator.timeline import TimeBucket, Timeline
 from chalicelib.task import UNFINISHED, Task, TaskState, shard_of
 
+KEPT_MS = 86_400_000
+"""The least that retention leaves; so most rows are put where nothing can be closed."""
+
 
 class Place(NamedTuple):
     """shard: of its hint. level: of its rows in `all` and `open`. failed_level: of its row in
@@ -49,9 +52,9 @@ class Indexes:
     def __init__(self, prefix: str, shards: int) -> None:
         self.table = f"{prefix}timeline"
         self.schedule = Schedule(f"{prefix}schedule", shards)
-        self.all = Timeline(self.table, "all")
-        self.open = Timeline(self.table, "open", closes=True)
-        self.failed = Timeline(self.table, "failed")
+        self.all = Timeline(self.table, "all", KEPT_MS)
+        self.open = Timeline(self.table, "open", 0)
+        self.failed = Timeline(self.table, "failed", KEPT_MS)
         self.timelines = (self.failed, self.open, self.all)
         self.shards = shards
 

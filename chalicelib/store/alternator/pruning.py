@@ -1,28 +1,29 @@
 """Rows of the timeline that lead to no task which needs them: they are deleted."""
 
-from collections import OrderedDict
+import math
 from collections.abc import Collection, Sequence
 
 from chalicelib.clock import Clock
+from chalicelib.store.alternator import requests
 from chalicelib.store.alternator.index_rows import IndexRows
 from chalicelib.store.alternator.lookup import tasks_by_id
 from chalicelib.store.alternator.places import Indexes
 from chalicelib.store.alternator.rows import Row, batches, position_of
 from chalicelib.store.alternator.streams import Entry
 from chalicelib.store.alternator.wire.requester import PATIENCE_S, Requester
-from chalicelib.store.contract import Position
 from chalicelib.task import UNFINISHED, Task, TaskState
 
-ORPHAN_S = 60.0
-"""A row without a task is deleted when it was seen twice, this long apart."""
-ORPHANS_MAX = 10_000
+ORPHAN_MS = 60_000
+"""A row without a task is deleted when it was seen twice, this long apart, by whomever: the first
+one notes in the row when that was. A create that puts the row again takes the note away."""
+SEEN = "orphan_ms"
 OPEN_KEPT_S = PATIENCE_S + 2
 """A task that fails stays in `open` for longer than a list takes. So a list of failed and
 unfinished tasks finds it in `failed` or in `open`, whichever it reads first."""
 
 
 class Pruning:
-    """Remembers rows whose task it missed."""
+    """All methods raise StoreUnavailable."""
 
     def __init__(
         self,
@@ -37,7 +38,6 @@ class Pruning:
         self._indexes = indexes
         self._tasks_table = tasks_table
         self._clock = clock
-        self._orphans: OrderedDict[Position, float] = OrderedDict()
 
     async def prune(self, entries: Sequence[Entry], now_ms: int) -> tuple[int, Sequence[Task]]:
         """Delete those of these rows of `open` or `failed` that are of no use.
@@ -46,17 +46,19 @@ class Pruning:
         """
         positions = [position_of(entry.at) for entry in entries]
         tasks = await tasks_by_id(self._requester, self._tasks_table, [p.id for p in positions])
-        deleted, failed_ids = list[Row](), set[str]()
+        deleted, orphans, failed_ids = list[Row](), list[Row](), set[str]()
         for entry, position in zip(entries, positions, strict=True):
             row = Row(self._indexes.table, entry.slot, entry.at)
             task = tasks.get(position.id)
-            if position.id not in tasks and self._is_orphan(position):
-                deleted += [row, *self._twin(row)]
+            if position.id not in tasks:
+                orphans.append(row)
             elif (
                 task is not None and self._is_alien(row, task) and not has_just_failed(task, now_ms)
             ):
                 deleted += [row, *(twin for twin in self._twin(row) if self._is_alien(twin, task))]
                 failed_ids |= {task.id} if task.state is TaskState.FAILED else set()
+        for row in await self._long_orphaned(orphans):
+            deleted += [row, *self._twin(row)]
         await self._requester.write(batches(deleted, delete=True))
         await self.put_again(failed_ids)
         return len(deleted), [task for task in tasks.values() if task is not None]
@@ -78,13 +80,23 @@ class Pruning:
         slot = self._indexes.all.kind + row.slot.removeprefix(self._indexes.open.kind)
         return [Row(row.table, slot, row.at)]
 
-    def _is_orphan(self, position: Position) -> bool:
-        """Seen without a task before: no create can still be under way."""
-        now_s = self._clock.monotonic_s()
-        first_s = self._orphans.setdefault(position, now_s)
-        while len(self._orphans) > ORPHANS_MAX:
-            self._orphans.popitem(last=False)
-        return now_s - first_s >= ORPHAN_S
+    async def _long_orphaned(self, orphans: Sequence[Row]) -> Sequence[Row]:
+        """Those that were seen without a task before: no create can still be under way. By the
+        store's clock, which all who note and delete share."""
+        now_ms = self._clock.now_ms()
+        rows = {(row.slot, row.at): row for row in orphans}
+        items = await self._requester.get_items(
+            self._indexes.table, [row.key for row in rows.values()]
+        )
+        found = list[Row]()
+        for item in items:
+            seen_ms = int(item[SEEN]["N"]) if SEEN in item else math.inf
+            if seen_ms <= now_ms - ORPHAN_MS:
+                found.append(rows[item["slot"]["S"], item["at"]["S"]])
+            elif seen_ms > now_ms:
+                noted = {**item, SEEN: {"N": str(now_ms)}}
+                await self._requester.decide(requests.put_row(self._indexes.table, noted))
+        return found
 
 
 def has_just_failed(task: Task, now_ms: int) -> bool:

@@ -32,7 +32,8 @@ SWEEP_PARALLEL = 4
 
 
 class AlternatorTaskQueue:
-    """The contract of TaskQueue. rng spreads the retries. observe: told of each request."""
+    """The contract of TaskQueue. rng spreads the retries. retention_days: see Settings. observe:
+    told of each request."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class AlternatorTaskQueue:
         *,
         prefix: str = "",
         shards: int = 16,
+        retention_days: int = 0,
         rng: Random | None = None,
         observe: Observe | None = None,
     ) -> None:
@@ -59,7 +61,7 @@ class AlternatorTaskQueue:
         mover = Mover(requester, self._rows, self._indexes, self._tasks, clock)
         parallel = Parallel(SWEEP_PARALLEL)
         self._sweeper = Sweeper(
-            requester, pruning, mover, self._indexes, parallel, self._tasks, clock
+            requester, pruning, mover, self._indexes, parallel, prefix, clock, retention_days
         )
         self._obsolete = ObsoleteRows(requester, pruning, clock)
 
@@ -67,8 +69,14 @@ class AlternatorTaskQueue:
     def open(cls, settings: Settings, clock: Clock, observe: Observe | None = None) -> Self:
         """Call inside a running event loop; close() ends it."""
         transport = Transport.open(settings, clock)
-        prefix, shards = settings.table_prefix, settings.shards
-        return cls(transport, clock, prefix=prefix, shards=shards, observe=observe)
+        return cls(
+            transport,
+            clock,
+            prefix=settings.table_prefix,
+            shards=settings.shards,
+            retention_days=settings.retention_days,
+            observe=observe,
+        )
 
     async def close(self) -> None:
         await self._transport.close()
@@ -207,8 +215,8 @@ class AlternatorTaskQueue:
     async def sweep_overdue(self, *, now_ms: int) -> int:
         return await self._sweeper.overdue(now_ms)
 
-    async def sweep_segment(self, segment: int, segments: int, *, now_ms: int) -> int:
-        return await self._sweeper.segment(segment, segments, now_ms)
+    async def sweep_some(self, most: int, *, now_ms: int) -> int:
+        return await self._sweeper.some(most, now_ms)
 
 
 def _held_by(task: Task | None, claims: Collection[str]) -> Task | None:

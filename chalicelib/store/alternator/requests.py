@@ -14,7 +14,6 @@ import msgspec
 
 from chalicelib.attempts import LEASE_MS, Attempt, Outcome
 from chalicelib.errors import UnreadableTask
-from chalicelib.store.contract import Heartbeat
 from chalicelib.task import TOMBSTONE_S, Task, TaskState
 
 JsonObject = dict[str, Any]
@@ -39,6 +38,7 @@ attempts: number, processor, start, end, outcome and error of those that have en
 """
 _PLAIN = {name: name in _NUMBERS for name in _FIELDS if name not in _TEXTS}
 """The other attributes, and which of them are numbers."""
+_SWEPT = tuple(n for n in _FIELDS if n not in {"payload", "result", "error", "request_id"})
 _STATES = {state.value: state for state in TaskState}
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}
 
@@ -103,12 +103,8 @@ def _decode_attempt(values: Sequence[Any]) -> Attempt:
 
 
 def create(table: str, task: Task) -> Request:
-    body = {
-        "TableName": table,
-        "Item": encode_task(task),
-        "ConditionExpression": "attribute_not_exists(#id)",
-    }
-    return _conditional("PutItem", body)
+    body = {"TableName": table, "Item": encode_task(task)}
+    return _conditional("PutItem", body | {"ConditionExpression": "attribute_not_exists(#id)"})
 
 
 def claim(table: str, task_id: str, *, claim: str, processor: str, now_ms: int) -> Request:
@@ -186,6 +182,21 @@ def delete(table: str, task_id: str, *, now_ms: int, token: str) -> Request:
     })  # fmt: skip
 
 
+def forget(table: str, task: Task) -> Request:
+    """Take away the record of a finished or deleted task that is still as it was seen. A task that
+    was run again has another token; one that was created again, another time of creation."""
+    return _conditional("DeleteItem", {
+        "TableName": table,
+        "Key": {"id": {"S": task.id}},
+        "ConditionExpression": (
+            "#state = :state AND #token = :token AND #created_ts_ms = :created_ts_ms"
+        ),
+        "ExpressionAttributeValues": {
+            f":{name}": _attribute(task, name) for name in ("state", "token", "created_ts_ms")
+        },
+    })  # fmt: skip
+
+
 def warm_up(table: str) -> Request:
     """A conditional write that changes nothing: the first one on a table can be slow."""
     return _conditional("UpdateItem", {
@@ -219,6 +230,25 @@ def scan(table: str, segment: int, segments: int, start: Item | None) -> Request
         "ConsistentRead": True,
     }
     return Request("Scan", body | ({"ExclusiveStartKey": start} if start else {}))
+
+
+def sweep(table: str, start: Item | None, limit: int, before_ms: int | None) -> Request:
+    """A page of the tasks, without what they hold for clients. The store passes over completed
+    ones, unless their `send_ts` is before a time. limit: tasks to look at, those among them."""
+    filter = "#state <> :completed"
+    values: JsonObject = {":completed": {"S": TaskState.COMPLETED}}
+    names = {f"#{name}": name for name in _SWEPT}
+    body = scan(table, 0, 1, start).body | {
+        "Limit": limit,
+        "ProjectionExpression": ", ".join(names),
+        "ExpressionAttributeNames": names,
+    }
+    if before_ms is not None:
+        filter += " OR #send_ts_ms < :before"
+        values |= {":before": {"N": str(before_ms)}}
+    return Request("Scan", body | {
+        "FilterExpression": filter, "ExpressionAttributeValues": values,
+    })  # fmt: skip
 
 
 def query(
@@ -279,19 +309,6 @@ def put_row(table: str, item: Item) -> Request:
 
 def delete_row(table: str, key: Item) -> Request:
     return Request("DeleteItem", {"TableName": table, "Key": key})
-
-
-def decode_heartbeat(item: Item) -> Heartbeat:
-    more: JsonObject = {n: item[n]["S"] for n in ("wakeup", "host", "version") if n in item}
-    more |= {name: int(item[name]["N"]) for name in ("places", "taken") if name in item}
-    return Heartbeat(
-        processor=item["processor"]["S"],
-        kind=item["kind"]["S"],
-        written_ms=int(item["beat_ms"]["N"]),
-        interval_ms=int(item["interval_ms"]["N"]),
-        held_back_s=int(item["held_back_s"]["N"]) if "held_back_s" in item else 0,
-        **more,
-    )
 
 
 def was_settled(item: Item | None, held: Task, settled: Task) -> bool:

@@ -14,9 +14,9 @@ from chalicelib.store.alternator.requests import JsonObject, Request
 from chalicelib.store.alternator.wire.client import Client
 
 ISOLATION = "system:write_isolation"
-PURGE_ATTRIBUTE = "purge_at_s"
 ACTIVE_TRIES = 100
 ACTIVE_PAUSE_S = 0.1
+PURGE_ATTRIBUTE = "purge_at_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ TABLES = (
     Table("workers", "fleet", "processor", "forbid_rmw"),
 )
 
-EXPIRING = ("tasks", "workers")
-"""Tables in which rows have a time to live: tombstones, and statistics."""
+EXPIRING = "workers"
+"""The table in which rows have a time to live: statistics."""
 TIME_TO_LIVE: JsonObject = {
     "TimeToLiveSpecification": {"Enabled": True, "AttributeName": PURGE_ATTRIBUTE}
 }
@@ -65,9 +65,8 @@ def create(client: Client, prefix: str = "", sleep: Sleep = pause) -> Sequence[T
                 raise
     for table in TABLES:
         _wait_active(client, prefix + table.name, sleep)
-    for table in TABLES:
-        if table.name in EXPIRING:
-            _expire(client, prefix + table.name, is_needed=table in lacking)
+    is_new = any(table.name == EXPIRING for table in lacking)
+    _expire(client, prefix + EXPIRING, is_needed=is_new)
     return lacking
 
 

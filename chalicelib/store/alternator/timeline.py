@@ -31,17 +31,19 @@ LEVELS = (Level(0, 1), Level(86_400_000, 1), Level(3_600_000, 1), Level(600_000,
 DAY = 1
 DEEPEST = len(LEVELS) - 1
 CLOSE_AFTER_MS = 300_000
-"""A drained bucket may be closed this long after its end."""
+"""A drained bucket may be closed this long after it is over: clocks differ, and a row can be under
+way."""
 START, END = "!", "~"
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Keys of one kind. closes: its buckets are closed when they are over and drained."""
+    """Keys of one kind. kept_ms: a bucket is over so long after its end: it is closed when it is
+    drained then. A producer must know when: it names what is over again, behind its row."""
 
     table: str
     kind: str
-    closes: bool = False
+    kept_ms: int
 
     def row(self, level: int, time_ms: int, task_id: str, task_type: str) -> Row:
         part = shard_of(task_id, LEVELS[level].parts)
@@ -96,8 +98,8 @@ class TimeBucket(NamedTuple):
         return self.start_ms + LEVELS[self.level].span_ms
 
     def is_over(self, now_ms: int) -> bool:
-        """Whether it has ended, and may be closed by others."""
-        return self.kind.closes and self.end_ms <= now_ms
+        """Whether others may close it."""
+        return self.end_ms + self.kind.kept_ms <= now_ms
 
     def may_close(self, now_ms: int) -> bool:
         return self.is_over(now_ms - CLOSE_AFTER_MS)

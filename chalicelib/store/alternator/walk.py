@@ -33,6 +33,11 @@ class Span:
     wanted: int = PAGE_MOST
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing can lie in it. The store refuses such bounds."""
+        return self.low > self.high
+
+    @property
     def begin(self) -> str | None:
         """Where the walk begins; None at the very beginning."""
         begin, open_end = (self.high, LAST) if self.descending else (self.low, FIRST)
@@ -63,6 +68,8 @@ class Walk:
 
     async def begin(self, others: Sequence[Stream] = ()) -> None:
         """others: to be walked along with these kinds."""
+        if self._span.is_empty:
+            return
         roots = [self._stream(kind, 0, kind.kind) for kind in self._kinds]
         _, covering = await asyncio.gather(
             self._merge.join([*roots, *others]), self._covering_the_begin()
