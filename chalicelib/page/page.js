@@ -3,6 +3,7 @@
 
 const BASE = new URL(".", import.meta.url);
 const KEY = "scheduler-key";
+const NOTHING = "–";
 const STATES = ["scheduled", "running", "completed", "failed"];
 const LIVE_MS = { overview: 5000, slowWindow: 60000, tasks: 3000, soon: 1000, task: 3000, finished: 10000 };
 const AWAY_MS_MAX = 30000;
@@ -132,7 +133,7 @@ function zone() {
 
 // Relative, and counting; the absolute time is in its title, and beside it if it is asked for.
 function when(text, isLong) {
-  if (!text) return "–";
+  if (!text) return NOTHING;
   const ms = Date.parse(text);
   const title = `${local(ms)} ${zone()} · ${utc(ms)}`;
   const time = h("time", { datetime: text, title, "data-ago": ms }, ago(ms));
@@ -147,6 +148,10 @@ function many(number, one, others = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : others}`;
 }
 
+function perSecond(rate) {
+  return rate >= 1 || rate === 0 ? `${count(Math.round(rate * 10) / 10)}/s` : `${count(Math.round(rate * 600) / 10)}/min`;
+}
+
 function ranges(numbers) {
   const parts = [];
   for (const number of numbers) {
@@ -158,7 +163,7 @@ function ranges(numbers) {
 }
 
 function short(id) {
-  return id ? id.slice(0, 8) : "–";
+  return id ? id.slice(0, 8) : NOTHING;
 }
 
 // ---- The API ----
@@ -187,7 +192,7 @@ async function call(method, path, { query, body, idempotencyKey, signal } = {}) 
   if (idempotencyKey) headers["Idempotency-Key"] = idempotencyKey;
   let response;
   try {
-    response = await fetch(url, { method, headers, body, signal, cache: "no-store", credentials: "omit" });
+    response = await fetch(url, { method, headers, body, signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0);
@@ -266,9 +271,11 @@ function showLive(kind, text) {
 let isAway = false;
 
 function noteAnswer() {
-  if (isAway) say("The API answers again.");
+  if (isAway) {
+    say("The API answers again.");
+    alertWith("");
+  }
   isAway = false;
-  alertWith("");
   showLive("is-live", "Live");
 }
 
@@ -337,14 +344,14 @@ function table(caption, columns) {
   const whole = h("table", { class: "stack", role: "table" },
     h("caption", { class: "unseen" }, caption),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body);
-  whole.rows_ = (items, keyOf, cells) => sync(body, items, keyOf, (item) => row(columns, cells(item)));
+  whole.draw = (items, keyOf, cells) => sync(body, items, keyOf, (item) => row(columns, cells(item)));
   return whole;
 }
 
 function row(columns, cells) {
   return h("tr", { role: "row" }, cells.map((cell, n) => {
     const [title, kind] = columns[n];
-    const attributes = { class: kind, "data-label": title };
+    const attributes = { class: cell === NOTHING ? `${kind} nothing` : kind, "data-label": title };
     return n === 0
       ? h("th", { scope: "row", role: "rowheader", ...attributes }, h("span", {}, cell))
       : h("td", { role: "cell", ...attributes }, h("span", {}, cell));
@@ -472,7 +479,7 @@ function latenessSpec(series) {
   const values = (name) => series.map((point) => point.lateness_ms[name]);
   const known = (name) => values(name).filter((value) => value !== null);
   const highest = Math.max(0, ...known("p99"));
-  const text = (value) => (value === null ? "–" : duration(value));
+  const text = (value) => (value === null ? NOTHING : duration(value));
   return {
     title: "Lateness of first starts", least: 10, format: duration, max: highest,
     summary: known("p99").length ? `The highest p99 of a step is ${duration(highest)}.` : "Nothing was started.",
@@ -513,7 +520,7 @@ function chartPanel(view, title, columns, cells, specOf) {
     last = series;
     put(legend, marks.map(([kind, text]) => h("li", {}, legendMark(kind), text)));
     drawChart(host, series, specOf(series));
-    figures.rows_([...series].reverse(), (point) => point.ts, cells);
+    figures.draw([...series].reverse(), (point) => point.ts, cells);
   }];
 }
 
@@ -560,26 +567,30 @@ function waiting(backlog) {
 
 function wellness(stats) {
   const lately = stats.series.slice(-15);
-  const done = sum(lately, "completed");
+  const done = sum(lately, "completed"), failed = sum(lately, "failed");
   const latest = Math.max(...lately.map((point) => point.lateness_ms.max ?? -1));
   return `All is well. ${many(stats.processors.length, "processor is", "processors are")} alive, ` +
     `${stats.backlog.due ? waiting(stats.backlog) : "nothing waits"}, and ${many(done, "task was", "tasks were")} ` +
-    `completed in the last 15 minutes${latest >= 0 ? `, none started more than ${duration(latest)} late` : ""}.`;
+    `completed in the last 15 minutes${failed ? `, ${count(failed)} failed` : ""}` +
+    `${latest >= 0 ? `, none started more than ${duration(latest)} late` : ""}.`;
 }
 
 function verdictBox() {
   const text = h("p", { id: "verdict" });
   const more = h("ul", {});
-  const box = h("div", { class: "verdict", role: "status" }, h("div", {}, text, more));
-  let told = "";
+  const box = h("div", { class: "verdict" }, h("div", {}, text, more));
+  let told = "", level = "";
   return [box, (ready, stats) => {
     const found = problems(ready, stats);
     const sentences = found.map(([, sentence, todo]) => (todo ? `${sentence} ${todo}` : sentence));
     const content = found.length ? sentences.join("\n") : wellness(stats);
     if (content === told) return;
     told = content;
-    box.className = `verdict ${found.length ? found[0][0] : "good"}`;
-    put(text, found.length ? [h("strong", {}, found[0][0] === "bad" ? "Not well. " : "Take a look. "), sentences[0]] : content);
+    const before = level;
+    level = found.length ? found[0][0] : "good";
+    if (level !== before) say(content); // Not each time a figure changes.
+    box.className = `verdict ${level}`;
+    put(text, found.length ? [h("strong", {}, level === "bad" ? "Not well. " : "Take a look. "), sentences[0]] : content);
     put(more, sentences.slice(1).map((sentence) => h("li", {}, sentence)));
     more.hidden = sentences.length < 2;
   }];
@@ -588,7 +599,7 @@ function verdictBox() {
 function figuresList() {
   const names = [["Waiting", "due, not started"], ["Completed", "last hour"], ["Failed for good", "last hour"],
     ["Late, p99", "last hour"], ["Places", ""]];
-  const values = names.map(() => h("span", {}, "–"));
+  const values = names.map(() => h("span", {}, NOTHING));
   const notes = names.map(([, note]) => h("small", {}, note));
   const list = h("dl", { class: "figures" }, names.map(([name], n) =>
     h("div", {}, h("dt", {}, name), h("dd", {}, values[n], notes[n]))));
@@ -597,12 +608,12 @@ function figuresList() {
     values[0].textContent = `${count(backlog.due)}${backlog.is_more ? "+" : ""}`;
     notes[0].textContent = backlog.due ? `oldest for ${duration(backlog.oldest_s * 1000)}` : "nothing is overdue";
     values[1].textContent = count(total.completed);
-    notes[1].textContent = `last hour, ${rate.completed.toPrecision(2)}/s`;
+    notes[1].textContent = `last hour, ${perSecond(rate.completed)}`;
     values[2].textContent = count(total.failed);
     notes[2].textContent = `last hour, ${count(total.retried)} retried`;
-    values[3].textContent = total.lateness_ms.p99 === null ? "–" : duration(total.lateness_ms.p99);
+    values[3].textContent = total.lateness_ms.p99 === null ? NOTHING : duration(total.lateness_ms.p99);
     notes[3].textContent = total.lateness_ms.p50 === null ? "nothing started" : `p50 ${duration(total.lateness_ms.p50)}`;
-    values[4].textContent = places ? `${count(sum(processors, "taken"))} of ${count(places)}` : "–";
+    values[4].textContent = places ? `${count(sum(processors, "taken"))} of ${count(places)}` : NOTHING;
     notes[4].textContent = `taken, ${many(processors.length, "processor")}`;
   }];
 }
@@ -625,16 +636,16 @@ function processorsPanel() {
   return [section, (processors) => {
     none.hidden = processors.length > 0;
     rows.hidden = !processors.length;
-    rows.rows_(processors, (one) => one.id, (one) => [
+    rows.draw(processors, (one) => one.id, (one) => [
       [`${one.kind} `, h("span", { class: "mono", title: one.id }, short(one.id))],
-      one.host ?? "–", one.version ?? "–", places(one), one.shards.length ? `${one.shards.length} (${ranges(one.shards)})` : "none",
+      one.host ?? NOTHING, one.version ?? NOTHING, places(one), one.shards.length ? `${one.shards.length} (${ranges(one.shards)})` : "none",
       `${duration(one.seconds_since_heartbeat * 1000)} ago`,
     ]);
   }];
 }
 
 function places(one) {
-  if (one.places === null || one.taken === null) return "–";
+  if (one.places === null || one.taken === null) return NOTHING;
   const part = h("span", {});
   part.style.width = `${one.places ? Math.min(100, (100 * one.taken) / one.places) : 0}%`;
   return [h("span", { class: "meter", "aria-hidden": "true" }, part), `${count(one.taken)} of ${count(one.places)}`];
@@ -649,9 +660,9 @@ function failuresPanel() {
   return [section, (tasks) => {
     none.hidden = tasks.length > 0;
     rows.hidden = !tasks.length;
-    rows.rows_(tasks.slice(0, 8), (task) => task.id, (task) => [
+    rows.draw(tasks.slice(0, 8), (task) => task.id, (task) => [
       [`${task.type} `, h("a", { class: "mono", href: taskHash(task.id), title: task.id }, short(task.id))],
-      when(task.finished_ts), h("span", { class: "clip" }, task.error || "–")]);
+      when(task.finished_ts), h("span", { class: "clip" }, task.error || NOTHING)]);
   }];
 }
 
@@ -685,7 +696,7 @@ const FIGURE_COLUMNS = {
 
 function chartsOf(view) {
   const at = (point) => local(Date.parse(point.ts)).slice(0, 16);
-  const text = (value) => (value === null ? "–" : duration(value));
+  const text = (value) => (value === null ? NOTHING : duration(value));
   const [throughput, drawThroughput] = chartPanel(view, "Throughput", FIGURE_COLUMNS.throughput,
     (point) => [at(point), count(point.completed), count(point.retried), count(point.failed)], throughputSpec);
   const [lateness, drawLateness] = chartPanel(view, "Lateness", FIGURE_COLUMNS.lateness,
@@ -793,8 +804,8 @@ const TASK_COLUMNS = [["Task", "nowrap"], ["State", "nowrap"], ["Due", "nowrap"]
 function taskCells(task) {
   return [
     [`${task.type} `, h("a", { class: "mono", href: taskHash(task.id), title: task.id }, short(task.id))],
-    tag(task.state), when(task.send_ts), task.lateness_ms === null ? "–" : duration(task.lateness_ms), count(task.attempt),
-    h("span", { class: task.error ? "clip error" : "clip" }, task.error || task.result || "–"),
+    tag(task.state), when(task.send_ts), task.lateness_ms === null ? NOTHING : duration(task.lateness_ms), count(task.attempt),
+    task.error || task.result ? h("span", { class: task.error ? "clip error" : "clip" }, task.error || task.result) : NOTHING,
   ];
 }
 
@@ -824,7 +835,7 @@ function tasks(view) {
 }
 
 function drawPage({ tasks, cursor }, params, { rows, list, none, pages }) {
-  rows.rows_(tasks, (task) => task.id, taskCells);
+  rows.draw(tasks, (task) => task.id, taskCells);
   list.hidden = !tasks.length;
   const kept = Object.fromEntries(params), isFiltered = ["state", "type", "since", "until"].some((name) => params.get(name));
   const at = params.get("cursor") || "";
@@ -859,9 +870,9 @@ function attemptItem(one) {
     one.error && h("pre", {}, one.error));
 }
 
-// From one time to another, the day once.
+// From one time to another with milliseconds, the day once.
 function span(from, to) {
-  const text = local(Date.parse(from)), end = local(Date.parse(to));
+  const [text, end] = [from, to].map((one) => local(Date.parse(one)) + new Date(one).toISOString().slice(19, 23));
   const title = `${utc(Date.parse(from))} to ${utc(Date.parse(to))}`;
   return h("span", { title }, `${text} to ${end.slice(0, 10) === text.slice(0, 10) ? end.slice(11) : end}`);
 }
@@ -993,7 +1004,7 @@ function control(schema, path) {
   const id = `field-${path}`, shared = { id, name: path, "aria-describedby": `${id}-hint ${id}-error` };
   if (kind.enum || kind.type === "boolean" || "const" in kind) {
     const values = kind.enum || ("const" in kind ? [kind.const] : [true, false]);
-    const options = [["", "–"], ...values.map((value) => [JSON.stringify(value), String(value)])];
+    const options = [["", NOTHING], ...values.map((value) => [JSON.stringify(value), String(value)])];
     return fill(select(id, options, ""), { ...shared, "data-kind": "json" }, []);
   }
   if (kind.type === "string") return h("input", { ...shared, type: "text", "data-kind": "text", autocomplete: "off" });

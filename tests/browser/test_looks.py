@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from chalicelib.clock import SystemClock, pause
+from chalicelib.times import rfc3339
 from tests.browser.conftest import Open
 from tests.browser.service import ApiProcess
 
@@ -134,7 +135,8 @@ def test_pictures(api: ApiProcess, opened: Open) -> None:
     folder = Path(os.environ["SCREENSHOTS"])
     traffic(api, float(os.environ.get("TRAFFIC_S") or TRAFFIC_S))
     failed = api.listed(state="failed", type="Bar")[0]["id"]
-    views = {"overview": "#/", "tasks": "#/tasks", "task": f"#/task/{failed}", "create": "#/new"}
+    past = f"#/tasks?until={rfc3339(SystemClock().now_ms())}"
+    views = {"overview": "#/", "tasks": past, "task": f"#/task/{failed}", "create": "#/new"}
     for name, hash in views.items():
         picture(opened(hash), folder / f"page-{name}.png", name)
     picture(opened("#/", color_scheme="dark"), folder / "page-dark.png", "overview")

@@ -197,6 +197,8 @@ def test_what_cannot_be_deleted_or_found_is_told(
     expect(page.get_by_role("alert").first).to_contain_text(
         "It was not deleted. The task is running and cannot be deleted now."
     )
+    expect(page.locator("#explained")).to_have_text("It was completed by attempt 1.")
+    expect(page.get_by_role("alert").first).to_be_visible()
     page.goto(f"{api.url}/#/task/34560e36-5c0a-49a7-8280-62131ecc8202")
     expect(page.locator("#explained")).to_contain_text("There is no such task.")
 
