@@ -199,7 +199,8 @@ async function call(method, path, { query, body, idempotencyKey, signal } = {}) 
   }
   noteDate(response.headers.get("Date"));
   const answer = await response.json().catch(() => null);
-  if (response.ok) return answer;
+  if (response.ok && (answer || response.status === 204)) return answer;
+  if (response.ok) throw new ApiError(0); // It was cut short.
   const failure = new ApiError(response.status, answer);
   if (failure.status === 401) askForKey(key ? failure.message : "");
   throw failure;

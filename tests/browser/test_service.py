@@ -50,6 +50,25 @@ def test_an_api_that_goes_away_and_comes_back(
     expect(page.locator("#said")).to_have_text("The API answers again.")
 
 
+def test_an_answer_that_is_cut_short_is_asked_for_again(api: ApiProcess, opened: Open) -> None:
+    api.create("Foo", delay_s=86_400)
+    page = opened("#/new")
+    cut: list[str] = []
+
+    def cut_the_first(route: Route) -> None:
+        if cut:
+            route.continue_()
+            return
+        cut.append(route.request.url)
+        route.fulfill(status=200, content_type="application/json", body='{"tasks":[')
+
+    page.route("**/task?*", cut_the_first)
+    page.get_by_role("link", name="Tasks", exact=True).click()
+    expect(page.locator("#alert")).to_contain_text(AWAY)
+    expect(page.locator("#live")).to_have_text("Live")
+    expect(page.locator(ROWS).first).to_be_visible()
+
+
 def test_a_create_without_an_answer_is_sent_again_as_the_same(
     api: ApiProcess, opened: Open, console: Console
 ) -> None:
@@ -77,7 +96,8 @@ def test_a_create_without_an_answer_is_sent_again_as_the_same(
     assert sent[0] == sent[1]
 
 
-def test_nobody_is_asked_while_nobody_looks(opened: Open) -> None:
+def test_nobody_is_asked_while_nobody_looks(api: ApiProcess, opened: Open) -> None:
+    api.create("Foo", delay_s=86_400)
     page = opened("#/tasks")
     asked: list[str] = []
     expect(page.locator(ROWS).first).to_be_visible()

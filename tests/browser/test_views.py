@@ -213,6 +213,15 @@ def test_a_task_is_copied_as_curl(api: ApiProcess, opened: Open) -> None:
     assert """"note":"it'\\''s\"""" in copied
 
 
+def test_where_nothing_can_be_copied_the_command_is_shown(api: ApiProcess, opened: Open) -> None:
+    page = opened("#/new")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.get_by_label("Type").select_option("Baz")
+    page.get_by_role("button", name="Copy as curl").click()
+    expect(page.get_by_role("dialog")).to_contain_text(f"curl '{api.url}/task'")
+    expect(page.get_by_role("dialog")).to_contain_text('"type":"Baz"')
+
+
 # Create
 
 
