@@ -423,7 +423,7 @@ const PLOT = { height: 168, left: 46, right: 6, top: 8, bottom: 22 };
 function ceiling(value, least) {
   const most = Math.max(value, least);
   const size = 10 ** Math.floor(Math.log10(most));
-  return [1, 2, 4, 5, 6, 8, 10].map((n) => n * size).find((one) => one >= most);
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((n) => n * size).find((one) => one >= most);
 }
 
 // spec: {title, summary, max, least, format, mark(point, x, y, width), tip(point)}
@@ -433,7 +433,7 @@ function drawChart(host, series, spec) {
   const y = (value) => PLOT.top + (1 - value / top) * (PLOT.height - PLOT.top - PLOT.bottom);
   const band = (width - PLOT.left - PLOT.right) / Math.max(1, series.length);
   const x = (n) => PLOT.left + n * band;
-  const rules = [0, top / 2, top].filter((value) => value === 0 || value >= spec.least).map((value) => [
+  const rules = [0, top / 2, top].filter((value) => spec.least > 1 || Number.isInteger(value)).map((value) => [
     svg("line", { class: "rule", x1: PLOT.left, x2: width - PLOT.right, y1: y(value), y2: y(value) }),
     svg("text", { x: PLOT.left - 6, y: y(value) + 4, "text-anchor": "end" }, spec.format(value)),
   ]);
@@ -661,7 +661,7 @@ function failuresPanel() {
   return [section, (tasks) => {
     none.hidden = tasks.length > 0;
     rows.hidden = !tasks.length;
-    rows.draw(tasks.slice(0, 8), (task) => task.id, (task) => [
+    rows.draw(tasks.slice(0, 5), (task) => task.id, (task) => [
       [`${task.type} `, h("a", { class: "mono", href: taskHash(task.id), title: task.id }, short(task.id))],
       when(task.finished_ts), h("span", { class: "clip" }, task.error || NOTHING)]);
   }];
