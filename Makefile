@@ -25,7 +25,7 @@ test-faults: packages engine ## Run the scenarios with injected faults and show 
 	@$(python) -m pytest tests/faults -m alone -rP
 
 test-browser: packages engine ## Drive the page in a browser (needs Chromium); SCREENSHOTS=docs keeps pictures
-	@$(python) -m pytest tests/browser -m browser -rP --durations 5
+	@$(python) -m pytest tests/browser -m browser -n 2 --dist loadfile -rP --durations 5
 
 test-docker: packages engine ## Build the images and run the service in containers (needs Docker)
 	@$(python) -m pytest tests/containers -m docker -rP --durations 8

@@ -25,7 +25,7 @@ async def paint(
     size: Annotated[int, Meta(ge=1, le=10)],
     title: str = "untitled",
     is_framed: bool = False,
-    since: datetime | None = None,
+    since: Annotated[datetime, Meta(tz=True)] | None = None,
     tags: list[str] = NO_TAGS,
 ) -> str:
     return f"{title} {colour} {size} {is_framed} {since} {tags}"

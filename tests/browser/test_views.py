@@ -164,7 +164,7 @@ def test_markup_stays_text_in_lists_and_addresses(
     page = opened("#/tasks?state=failed")
     expect(page.locator(ROWS, has_text=task_id[:8])).to_contain_text(MARKUP)
     page.goto(f"{api.url}/#/")
-    expect(page.locator(ROWS, has_text=task_id[:8])).to_contain_text(MARKUP)
+    expect(page.locator(ROWS, has_text="Mending").first).to_contain_text(MARKUP)
     for hash in (f"#/tasks?type={MARKUP}&state={MARKUP}", f"#/task/{MARKUP}", f"#/{MARKUP}"):
         page.goto(f"{api.url}/{hash}")
         expect(page.locator("main")).not_to_contain_text("Loading …")
@@ -241,6 +241,8 @@ def test_a_payload_is_asked_for_by_its_schema(opened: Open, console: Console) ->
     console.allowed += ["400"]
     page = opened("#/new")
     page.get_by_label("Type").select_option("Paint")
+    hint = page.locator("[id='field-payload.since-hint']")
+    expect(hint).to_have_text("a time, such as 2030-01-31T12:00:00Z")
     page.get_by_role("button", name="Create").click()
     colour = page.get_by_label("colour")
     expect(page.locator("[id='field-payload.colour-error']")).to_contain_text("missing")
