@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run images test test-faults test-docker test-scylla chaos bench charts check clean packages engine peers
+.PHONY: help run images test test-faults test-browser test-docker test-scylla chaos bench charts check clean packages engine peers
 
 MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
@@ -18,11 +18,14 @@ images: packages ## Build the images of the worker, the API and the ticker
 	@exec sh local/images.sh
 
 test: packages $(if $(ENGINE_URL),,engine) ## Run all tests, on ENGINE_URL if it is set; coverage of chalicelib
-	@$(python) -m pytest -m "not faults and not docker and not scylla" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
+	@$(python) -m pytest -m "not faults and not browser and not docker and not scylla" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-faults: packages engine ## Run the scenarios with injected faults and show what each found
 	@$(python) -m pytest tests/faults -m "faults and not alone" -n 3 -rP
 	@$(python) -m pytest tests/faults -m alone -rP
+
+test-browser: packages engine ## Drive the page in a browser (needs Chromium); SCREENSHOTS=docs keeps pictures
+	@$(python) -m pytest tests/browser -m browser -n 2 --dist loadfile -rP --durations 5
 
 test-docker: packages engine ## Build the images and run the service in containers (needs Docker)
 	@$(python) -m pytest tests/containers -m docker -rP --durations 8

@@ -15,6 +15,7 @@ from chalicelib.api.access import needed_scope
 from chalicelib.api.endpoints import Api
 from chalicelib.api.failures import errors_as_responses, replace_chalice_errors
 from chalicelib.api.middleware import Middleware
+from chalicelib.api.page import FILES, page
 from chalicelib.api.server_timing import server_timing
 from chalicelib.api.settings import ApiSettings, Auth
 from chalicelib.clock import SystemClock
@@ -136,6 +137,15 @@ def ready() -> Response:
 @errors_as_responses
 def openapi() -> Response:
     return endpoints.openapi()
+
+
+@errors_as_responses
+def page_file() -> Response:
+    return page(request())
+
+
+for path in FILES:
+    app.route(path, methods=["GET"], content_types=ANY, name="page_file")(page_file)
 
 
 @errors_as_responses

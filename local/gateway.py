@@ -336,7 +336,7 @@ def answer_headers(
     """Those of an answer, whoever made it. asked: the head of the request, as far as it came."""
     request_id = request_id_of(asked.get_all(REQUEST_ID_HEADER, []))
     headers: dict[str, str] = common_headers(request_id) | response["headers"]
-    if response["statusCode"] != HTTPStatus.NO_CONTENT:
+    if response["statusCode"] not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
         headers["Content-Length"] = str(len(response["body"].encode()))
     return headers | ({"Connection": "close"} if closes else {})
 

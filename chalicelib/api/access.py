@@ -7,13 +7,14 @@ from http import HTTPStatus
 from chalice.app import Request
 
 from chalicelib.api.keys import KEY_PREFIX, ApiKey, Scope, found_key
+from chalicelib.api.page import FILES
 from chalicelib.api.request import header_values, query_values
 from chalicelib.api.responses import HttpError
 from chalicelib.api.settings import ApiSettings, Auth
 from chalicelib.errors import InvalidRequest
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json"})
-"""To GET them needs no key. The files of a page belong here."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/openapi.json", *FILES})
+"""To GET them needs no key."""
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE | re.ASCII)
 _REALM = 'Bearer realm="scheduler"'

@@ -43,6 +43,9 @@ WHO_GETS_WHAT = {
     "GET /health": (200, OPEN),
     "GET /ready": (200, OPEN),
     "GET /openapi.json": (200, OPEN),
+    "GET /": (200, OPEN),
+    "GET /page.css": (200, OPEN),
+    "GET /page.js": (200, OPEN),
 }
 """What who is let in gets, and for each of CALLERS what else, 0 for that."""
 BODIES = {

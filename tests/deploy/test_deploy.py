@@ -108,7 +108,8 @@ def test_a_package_holds_them_and_no_more_than_the_service(tmp_path: Path) -> No
     with zipfile.ZipFile(out / "deployment.zip") as zipped:
         ours = {name.split("/")[0] for name in zipped.namelist()}
         assert ours == {"app.py", "chalicelib", "chalice"}
-        assert "chalicelib/api/openapi.json" in zipped.namelist()
+        data = {"api/openapi.json", "page/page.css", "page/page.html", "page/page.js"}
+        assert {f"chalicelib/{name}" for name in data} <= set(zipped.namelist())
     api = rest_api(out)
     assert api["Type"] == "AWS::Serverless::Api"
     assert api["Properties"]["GatewayResponses"] == RESPONSES
