@@ -190,7 +190,7 @@ def signature_check(user: str, secret: str) -> Check:
 
 
 PERMISSIONS = {
-    "CreateTable": "CREATE", "DeleteTable": "DROP",
+    "CreateTable": "CREATE", "DeleteTable": "DROP", "UpdateTimeToLive": "ALTER",
     "BatchGetItem": "SELECT", "GetItem": "SELECT", "Query": "SELECT", "Scan": "SELECT",
     "BatchWriteItem": "MODIFY", "DeleteItem": "MODIFY", "PutItem": "MODIFY", "UpdateItem": "MODIFY",
 }  # fmt: skip

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -268,20 +269,25 @@ def test_dead_child_is_replaced(cluster: Cluster) -> None:
     assert task.state is TaskState.COMPLETED
 
 
-def test_dead_children_leave_no_temporary_files(cluster: Cluster, tmp_path: Path) -> None:
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    worker = cluster.start("-m", "worker", TMPDIR=str(folder))
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder near the root: the paths of sockets must be short."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_dead_children_leave_no_temporary_files(cluster: Cluster, temporary: Path) -> None:
+    worker = cluster.start("-m", "worker", TMPDIR=str(temporary))
     cluster.wait_ready(1)
     (foo,) = cluster.add("Foo")
     cluster.wait_for(lambda: cluster.tasks([foo])[0].attempt == 1, 10)
     recovery_ms(cluster, worker, [foo])
     recovery_ms(cluster, worker, [foo])
     cluster.wait_finished([foo], 20)
-    assert [*folder.iterdir()], "a fork server has its address there"
+    assert [*temporary.iterdir()], "a fork server has its address there"
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(10) == 0
-    assert not [*folder.iterdir()]
+    assert not [*temporary.iterdir()]
 
 
 def test_children_end_with_a_killed_supervisor(cluster: Cluster) -> None:
