@@ -27,7 +27,9 @@ class Level(NamedTuple):
     parts: int
 
 
-LEVELS = (Level(0, 1), Level(86_400_000, 1), Level(3_600_000, 1), Level(600_000, 16))
+LEVELS = (Level(0, 1), Level(86_400_000, 1), Level(3_600_000, 1), Level(600_000, 4))
+"""A list reads all parts of a bucket, and drained ones of `open` stay for a while: more of them
+cost each list, fewer would leave the puts of ten minutes to few cores of the store."""
 DAY = 1
 DEEPEST = len(LEVELS) - 1
 CLOSE_AFTER_MS = 300_000
