@@ -12,8 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from chalicelib.config import Settings
-from tests.browser.service import ApiProcess, Workers, prepared
-from tests.browser.task_types import MARKUP
+from tests.browser.service import MARKUP, ApiProcess, Workers, prepared
 from tests.conftest import embedded_engine
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

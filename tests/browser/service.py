@@ -17,6 +17,8 @@ from local.settings import ROOT
 from tests.conftest import free_port, wait_for_port
 from tests.support.cluster import children_of, service_env
 
+MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+"""In payloads and errors of tasks; no browser may take it for markup."""
 START_S = 30.0
 POLL_S = 0.1
 

@@ -1,4 +1,7 @@
-"""Task types for the page: a payload with all kinds of controls, and errors that hold markup."""
+"""Task types for the page: a payload with all kinds of controls, and errors that hold markup.
+
+Only processes of the service import this: to import is to register.
+"""
 
 from datetime import datetime
 from enum import StrEnum
@@ -7,8 +10,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from chalicelib.task_types import Run, handles
+from tests.browser.service import MARKUP
 
-MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 NO_TAGS: list[str] = []
 
 

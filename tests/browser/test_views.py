@@ -8,8 +8,7 @@ from playwright.sync_api import Page, expect
 
 from chalicelib.config import Settings
 from tests.browser.conftest import Console, Open
-from tests.browser.service import ApiProcess, prepared
-from tests.browser.task_types import MARKUP
+from tests.browser.service import MARKUP, ApiProcess, prepared
 from tests.conftest import embedded_engine
 
 pytestmark = pytest.mark.browser
