@@ -12,6 +12,7 @@ from tests.support.fakes import FakeClock
 def test_log_lines_are_json_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     kept, level = list(root.handlers), root.level
+    root.handlers.clear()  # Else they are closed, and tell what they had held back.
     try:
         log.set_up()
         try:
