@@ -17,7 +17,7 @@ from chalicelib.api.failures import errors_as_responses, replace_chalice_errors
 from chalicelib.api.middleware import Middleware
 from chalicelib.api.page import FILES, page
 from chalicelib.api.server_timing import server_timing
-from chalicelib.api.settings import ApiSettings, Auth
+from chalicelib.api.settings import ApiSettings, Auth, is_on_lambda
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.clock import StoreClock
@@ -33,7 +33,7 @@ app.register_middleware(replace_chalice_errors, "http")
 ANY: list[str] = []
 """Chalice checks no content type: the views that take a body do."""
 
-if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+if is_on_lambda(os.environ):
     log.set_up()
 if os.environ.get("AWS_CHALICE_CLI_MODE") == "true":
     from local import gateway  # It needs chalice.local; neither of them is deployed.
@@ -179,5 +179,5 @@ def tick(event: CloudWatchEvent) -> Any:
     from chalicelib.processing.tick import run
 
     context = cast(Any, event.context)
-    is_on_lambda = "AWS_LAMBDA_FUNCTION_NAME" in os.environ
-    return run(context.get_remaining_time_in_millis, tells_metrics=is_on_lambda)
+    tells_metrics = is_on_lambda(os.environ)
+    return run(context.get_remaining_time_in_millis, tells_metrics=tells_metrics)

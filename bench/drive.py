@@ -151,7 +151,7 @@ def run(
         port = (edge or engine).port
         workers = stack.enter_context(machine.workers(engine, processes, port=port, env=env))
         first_ms = CLOCK.now_ms() + round(lead_s * 1000)
-        made = _seeded(engine, _spread(first_ms, over_s, count), maker_seed)
+        made = _seeded(engine, evenly(first_ms, over_s, count), maker_seed)
         _wait_for(first_ms, 0.0 if over_s else BEFORE_S)
         pids, before = workers.pids(), Used.now(workers, engine, edge)
         workers.wait_lines(count, BEFORE_S + over_s + PATIENCE_S)
@@ -163,7 +163,8 @@ def run(
     return _outcome(tasks, count, first_ms, used, peak, workers.counts)
 
 
-def _spread(first_ms: int, over_s: float, count: int) -> list[int]:
+def evenly(first_ms: int, over_s: float, count: int) -> list[int]:
+    """So many times over some seconds, in milliseconds since the epoch."""
     return [first_ms + round(n * over_s * 1000 / count) for n in range(count)]
 
 

@@ -219,17 +219,21 @@ def end_session(process: "subprocess.Popen[bytes]") -> None:
 
 def session(leader: int) -> list[int]:
     """All processes of the session."""
+    return _with_field(3, leader)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that it has started and not waited for; none if it is gone."""
+    return _with_field(1, pid)
+
+
+def _with_field(number: int, value: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         fields = _stat(path)
-        if len(fields) > 3 and int(fields[3]) == leader:
+        if len(fields) > number and int(fields[number]) == value:
             found.append(int(path.parent.name))
-    return found
-
-
-def children(pid: int) -> list[int]:
-    """The processes that it has started and not waited for."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return sorted(found)
 
 
 def cpu_s(pid: int) -> float:

@@ -49,7 +49,7 @@ def measure(options: Options) -> list[Row]:
 def _seed(engine: Engine, over_s: float) -> None:
     maker, count = seed.Maker(CLOCK.now_ms()), round(RATE * over_s)
     first_ms = CLOCK.now_ms() + round(LEAD_S * 1000)
-    due_ms = [first_ms + round(number * 1000 / RATE) for number in range(count)]
+    due_ms = drive.evenly(first_ms, over_s, count)
     seed.put(engine.port, engine.settings, [maker.task(at_ms, TYPE) for at_ms in due_ms])
 
 
@@ -77,7 +77,7 @@ def _holding(workers: Workers) -> list[int]:
         for event in events
         if event.event == "start" and event.at_s > since_s and event.claim not in settled
     }
-    return sorted(held.intersection(machine.children(workers.process.pid)))
+    return sorted(held.intersection(machine.children_of(workers.process.pid)))
 
 
 def _wait_finished(engine: Engine) -> None:

@@ -46,7 +46,7 @@ class Histogram:
         for bound, count in Counter(map(_BOUND_OF, values_ms)).items():
             counts[bound - 1] = counts.get(bound - 1, 0) + count
         self.sum_ms += sum(values_ms)
-        self.max_ms = max(self.max_ms, *values_ms, 0)
+        self.max_ms = max([self.max_ms, *values_ms])
 
     def merge(self, other: "Histogram") -> None:
         """Add all values of the other one."""

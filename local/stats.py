@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from chalicelib.statistics import COUNTERS
 from client.answers import Backlog, Figures, Stats
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH_MAX = 60
-COUNTERS = ("started", "completed", "failed", "retried", "released", "leases_lost")
 PROCESSOR_COLUMNS = ("id", "kind", "host", "version", "taken", "places", "shards")
 
 

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import requests
@@ -25,7 +25,7 @@ import requests
 from chalicelib.clock import Clock, Sleep, SystemClock, pause
 from chalicelib.env import secret_line
 from chalicelib.errors import InvalidSetting
-from client.answers import Attempt, Task
+from client.answers import Attempt, Step, Task
 from client.scheduler_client import ApiError, SchedulerClient, Unavailable, rfc3339
 from local import stats
 from local.processes import say
@@ -185,7 +185,7 @@ class Commands:
     def stats(self) -> int:
         """What ran lately, what waits, and who is alive."""
         given = self._options
-        now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
+        now = self._now()
         told = self._client.stats(
             since=now - given.last, until=now, types=given.type, step=given.step
         )
@@ -199,14 +199,16 @@ class Commands:
 
     def _time(self, text: str) -> str:
         """A delay from now as a time; any other text as it is, for the service to judge."""
-        found = _DELAY.fullmatch("+0s" if text == "now" else text)
-        if found is None:
+        delay = _delay("+0s" if text == "now" else text)
+        if delay is None:
             return text
-        now = datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
         try:
-            return rfc3339(now + timedelta(seconds=float(found[1]) * _UNITS[found[2]]))
+            return rfc3339(self._now() + delay)
         except OverflowError:
             return text
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
 
     def _until_next_look_s(self, task: Task) -> float:
         """Often while something can happen, seldom while its time is far."""
@@ -307,17 +309,22 @@ def _add_stats(stats: argparse.ArgumentParser) -> None:
         "--last", type=_duration, default="1h", metavar="TIME", help="such as 15m, 1d"
     )
     stats.add_argument("--type", action="append", default=[])
-    stats.add_argument("--step", choices=["1m", "5m", "15m", "1h", "1d"])
+    stats.add_argument("--step", choices=get_args(Step))
 
 
 def _duration(text: str) -> timedelta:
-    found = _DELAY.fullmatch(f"+{text}")
+    if (duration := _delay(f"+{text}")) is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a duration such as 15m, 6h or 1d")
+    return duration
+
+
+def _delay(text: str) -> timedelta | None:
+    """None if it is none, or too long a one."""
+    found = _DELAY.fullmatch(text)
     try:
-        if found is not None:
-            return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+        return timedelta(seconds=float(found[1]) * _UNITS[found[2]]) if found else None
     except OverflowError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r}: expected a duration such as 15m, 6h or 1d")
+        return None
 
 
 def _json_object(text: str) -> dict[str, Any]:

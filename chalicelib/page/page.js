@@ -328,6 +328,11 @@ function taskHash(id) {
   return `#/task/${encodeURIComponent(id)}`;
 }
 
+// A task's type, and its id as a link to it.
+function taskLink(task) {
+  return [`${task.type} `, h("a", { class: "mono", href: taskHash(task.id), title: task.id }, short(task.id))];
+}
+
 function tasksHash(values) {
   const query = new URLSearchParams(Object.entries(values).filter(([, value]) => value));
   return query.size ? `#/tasks?${query}` : "#/tasks";
@@ -662,7 +667,7 @@ function failuresPanel() {
     none.hidden = tasks.length > 0;
     rows.hidden = !tasks.length;
     rows.draw(tasks.slice(0, 5), (task) => task.id, (task) => [
-      [`${task.type} `, h("a", { class: "mono", href: taskHash(task.id), title: task.id }, short(task.id))],
+      taskLink(task),
       when(task.finished_ts), h("span", { class: "clip" }, task.error || NOTHING)]);
   }];
 }
@@ -749,8 +754,11 @@ function field(label, control, ...more) {
 }
 
 function select(id, options, chosen) {
-  return h("select", { id, name: id }, options.map(([value, text]) =>
-    h("option", { value, selected: value === chosen }, text)));
+  return h("select", { id, name: id }, optionsOf(options, chosen));
+}
+
+function optionsOf(options, chosen) {
+  return options.map(([value, text]) => h("option", { value, selected: value === chosen }, text));
 }
 
 function timeInput(id, text) {
@@ -771,8 +779,7 @@ function filtersForm(params, onChange) {
   return [form, (types) => {
     const chosen = params.get("type");
     const names = [...types, ...(chosen && !types.includes(chosen) ? [chosen] : [])];
-    put(type, [["", "any"], ...names.map((one) => [one, one])].map(([value, text]) =>
-      h("option", { value, selected: value === (chosen || "") }, text)));
+    put(type, optionsOf([["", "any"], ...names.map((one) => [one, one])], chosen || ""));
   }];
 }
 
@@ -804,7 +811,7 @@ const TASK_COLUMNS = [["Task", "nowrap"], ["State", "nowrap"], ["Due", "nowrap"]
 
 function taskCells(task) {
   return [
-    [`${task.type} `, h("a", { class: "mono", href: taskHash(task.id), title: task.id }, short(task.id))],
+    taskLink(task),
     tag(task.state), when(task.send_ts), task.lateness_ms === null ? NOTHING : duration(task.lateness_ms), count(task.attempt),
     task.error || task.result ? h("span", { class: task.error ? "clip error" : "clip" }, task.error || task.result) : NOTHING,
   ];
@@ -1091,8 +1098,8 @@ function whenFields() {
     h("label", { for: `when-${value}` }, text)];
   const amount = h("input", { id: "amount", type: "text", inputmode: "decimal", value: "10", "aria-label": "How long from now",
     "aria-describedby": "field-send_ts-error" });
-  const unit = h("select", { id: "unit", "aria-label": "Unit" }, [["s", "seconds"], ["min", "minutes"], ["h", "hours"], ["d", "days"]]
-    .map(([value, text]) => h("option", { value }, text)));
+  const unit = h("select", { id: "unit", "aria-label": "Unit" },
+    optionsOf([["s", "seconds"], ["min", "minutes"], ["h", "hours"], ["d", "days"]]));
   const at = h("input", { id: "at", type: "datetime-local", step: "1", "aria-label": `Time in ${zone()}`,
     value: local(now() + 3600000).replace(" ", "T"), "aria-describedby": "at-utc field-send_ts-error" });
   const utcText = h("span", { class: "muted small", id: "at-utc" });
@@ -1207,7 +1214,7 @@ function create(view) {
   type.addEventListener("change", drawPayload);
   poll(view, async () => {
     types = await taskTypes(view.signal);
-    put(type, [...types.keys()].map((name) => h("option", { value: name }, name)));
+    put(type, optionsOf([...types.keys()].map((name) => [name, name])));
     drawPayload();
     return null;
   });

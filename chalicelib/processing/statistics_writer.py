@@ -70,11 +70,14 @@ class StatisticsWriter:
         self._count()
         now_s = self._clock.monotonic_s()
         if self._starts >= STARTS_PER_WRITE or now_s >= self._written_s + WRITE_LATEST_S:
-            await self.write_now()
+            await self._put_changed()
 
     async def write_now(self) -> None:
         """The same, however little there is."""
         self._count()
+        await self._put_changed()
+
+    async def _put_changed(self) -> None:
         changed = [(key, row, row.changes) for key, row in self._rows.items() if _has_changed(row)]
         if not changed:
             return

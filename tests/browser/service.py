@@ -9,13 +9,14 @@ from typing import Any
 
 import requests
 
+from bench.machine import children_of
 from chalicelib.clock import SystemClock, pause
 from chalicelib.config import Settings
 from chalicelib.times import rfc3339
 from local.run import create_tables
 from local.settings import ROOT
 from tests.conftest import free_port, wait_for_port
-from tests.support.cluster import children_of, service_env
+from tests.support.cluster import service_env
 
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 """In payloads and errors of tasks; no browser may take it for markup."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from bench.machine import children_of
 from chalicelib.api.wakeups import WakeUps
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
@@ -39,7 +40,7 @@ from local.store_check import PAGE_ROWS
 from local.verify import Ledgers, verify
 from tests.conftest import free_port, wait_for_port
 from tests.faults.plan import Plan
-from tests.support.cluster import Cluster, children_of
+from tests.support.cluster import Cluster
 
 CLIENTS = 16
 BUSY_S = 30.0

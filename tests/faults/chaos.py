@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from bench.machine import children
+from bench.machine import children_of
 from chalicelib.api.wakeups import WakeUps
 from local.findings import Findings
 from tests.faults.arena import CLIENTS, Arena, Done, family_of, opened, say, send
@@ -83,7 +83,7 @@ class Chaos:
 
     def kill_process(self) -> None:
         """One or more of a worker's, also stopped ones: their supervisor replaces them."""
-        living = [*filter(is_there, children(self.rng.choice(self.workers).pid))]
+        living = [*filter(is_there, children_of(self.rng.choice(self.workers).pid))]
         chosen = self.rng.sample(living, min(len(living), self.rng.randint(1, PROCESSES)))
         self.arena.kill_children(chosen)
         self.happened["processes_killed"] += len(chosen)

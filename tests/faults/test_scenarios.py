@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from bench.machine import children_of
 from chalicelib.attempts import LEASE_MS
 from chalicelib.store.alternator.heartbeats import FLEET
 from chalicelib.store.alternator.requests import query, scan
@@ -25,7 +26,6 @@ from tests.conftest import free_port, wait_for_port
 from tests.faults import chaos
 from tests.faults.arena import Arena, Done, family_of, say, send
 from tests.faults.plan import Plan, Rule, evenly
-from tests.support.cluster import children_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.wall_clock]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.machine import children
+from bench.machine import children_of
 from chalicelib.task import TaskState
 from local.findings import percentile
 from local.history import all_recoveries
@@ -55,7 +55,9 @@ class Reaper:
         self.arena.kill_children([pid])
 
     def kill_any(self) -> None:
-        while not (alive := [pid for pid in children(self.worker.pid) if pid not in self.killed]):
+        while not (
+            alive := [pid for pid in children_of(self.worker.pid) if pid not in self.killed]
+        ):
             wait(0.05)
         self.kill(self.arena.rng.choice(alive), "SIGKILL")
 
@@ -65,7 +67,7 @@ class Reaper:
 
         def look() -> None:
             while not over.wait(0.05):
-                for pid in children(self.worker.pid):
+                for pid in children_of(self.worker.pid):
                     if pid not in self.killed and rss_mib(pid) > MEMORY_MAX_MIB:
                         self.kill(pid, "Hungry")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
+from bench.machine import children_of
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.alternator.store import AlternatorTaskStore
@@ -117,11 +118,6 @@ def service_env(settings: Settings) -> dict[str, str]:
         "TABLE_PREFIX": settings.table_prefix,
         "SHARDS": str(settings.shards),
     }
-
-
-def children_of(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True)
-    return [int(word) for word in listed.stdout.split()]
 
 
 def is_there(pid: int) -> bool:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.machine import children_of
 from chalicelib.attempts import LEASE_MS
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
 from chalicelib.task import TaskState
-from tests.support.cluster import Cluster, children_of, is_there
+from tests.support.cluster import Cluster, is_there
 from tests.support.engine import Engine
 from tests.support.front import HOSTS, front, permission_check
 

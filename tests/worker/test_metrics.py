@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.machine import children_of
 from chalicelib.clock import SystemClock
 from chalicelib.config import Settings
 from chalicelib.statistics import COUNTERS, Statistics, Step, decoded
 from chalicelib.store.alternator.store import AlternatorTaskStore
 from chalicelib.store.alternator.wire.client import Client
 from tests.conftest import free_port
-from tests.support.cluster import Cluster, children_of
+from tests.support.cluster import Cluster
 
 pytestmark = pytest.mark.wall_clock
 

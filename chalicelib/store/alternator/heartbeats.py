@@ -9,6 +9,8 @@ from chalicelib.store.alternator.wire.requester import Requester
 from chalicelib.store.contract import Heartbeat
 
 FLEET = "all"
+TEXTS, NUMBERS = ("wakeup", "host", "version"), ("places", "taken")
+"""What a heartbeat of an earlier version lacks."""
 NOBODY: Item = {"fleet": {"S": "none"}, "processor": {"S": "check"}}
 """A row for whoever wants to know whether rows can be put."""
 
@@ -37,10 +39,9 @@ class Heartbeats:
         }
         if heartbeat.held_back_s:
             item["held_back_s"] = {"N": str(heartbeat.held_back_s)}
-        texts = {"wakeup": heartbeat.wakeup, "host": heartbeat.host, "version": heartbeat.version}
-        numbers = {"places": heartbeat.places, "taken": heartbeat.taken}
-        item |= {name: {"S": text} for name, text in texts.items() if text}
-        item |= {name: {"N": str(n)} for name, n in numbers.items() if n is not None}
+        told = {name: getattr(heartbeat, name) for name in (*TEXTS, *NUMBERS)}
+        item |= {name: {"S": told[name]} for name in TEXTS if told[name]}
+        item |= {name: {"N": str(told[name])} for name in NUMBERS if told[name] is not None}
         await self._requester.decide(requests.put_row(self._table, item), rank=self._rank)
 
     async def delete(self, processor: str) -> None:
@@ -54,8 +55,8 @@ class Heartbeats:
 
 
 def _decoded(item: Item) -> Heartbeat:
-    more: JsonObject = {n: item[n]["S"] for n in ("wakeup", "host", "version") if n in item}
-    more |= {name: int(item[name]["N"]) for name in ("places", "taken") if name in item}
+    more: JsonObject = {name: item[name]["S"] for name in TEXTS if name in item}
+    more |= {name: int(item[name]["N"]) for name in NUMBERS if name in item}
     return Heartbeat(
         processor=item["processor"]["S"],
         kind=item["kind"]["S"],

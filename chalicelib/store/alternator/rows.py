@@ -16,6 +16,8 @@ YEAR_ONE_MS = -62_135_596_800_000
 """Keys count from here, so that every time from year 1 to 9999 is 15 digits and sorts as text."""
 FIRST, LAST = "0" * 15, "9" * 15
 """Bounds around all times."""
+BATCH_MAX = 25
+"""Rows that one request can put or delete."""
 
 
 class Row(NamedTuple):
@@ -67,10 +69,10 @@ def at_of(item: Item) -> str:
 
 
 def batches(rows: Iterable[Row], *, delete: bool = False) -> Iterator[requests.Request]:
-    """Requests that put or delete these rows, each once, at most 25 a request."""
+    """Requests that put or delete these rows, each once."""
     unique = list({row[:3]: row for row in rows}.values())
-    for start in range(0, len(unique), 25):
+    for start in range(0, len(unique), BATCH_MAX):
         tables: dict[str, list[Item]] = {}
-        for row in unique[start : start + 25]:
+        for row in unique[start : start + BATCH_MAX]:
             tables.setdefault(row.table, []).append(row.key if delete else row.item)
         yield requests.write_rows({}, tables) if delete else requests.write_rows(tables, {})

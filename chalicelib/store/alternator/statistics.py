@@ -9,6 +9,7 @@ from chalicelib.statistics import StatisticsPage, StatisticsRow, Step
 from chalicelib.store.alternator import requests, rows
 from chalicelib.store.alternator.parallel import Parallel
 from chalicelib.store.alternator.requests import Item, JsonObject, Request
+from chalicelib.store.alternator.rows import BATCH_MAX
 from chalicelib.store.alternator.tables import PURGE_ATTRIBUTE
 from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.requester import Requester
@@ -17,7 +18,6 @@ DAY_MS = 86_400_000
 PAGES = 12
 """So many pages are read at most, the latest rows first; of more than so many days one each."""
 READ_TOGETHER = 8
-PUT_TOGETHER = 25
 
 
 class StatisticsRows:
@@ -32,8 +32,8 @@ class StatisticsRows:
         """See TaskQueue.put_statistics."""
         items = [_item(row) for row in rows]
         batches = [
-            requests.write_rows({self._table: items[start : start + PUT_TOGETHER]}, {})
-            for start in range(0, len(items), PUT_TOGETHER)
+            requests.write_rows({self._table: items[start : start + BATCH_MAX]}, {})
+            for start in range(0, len(items), BATCH_MAX)
         ]
         await self._requester.write(batches, rank=Rank.CLEAN)
 

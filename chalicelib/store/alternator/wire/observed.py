@@ -1,11 +1,11 @@
 """Tells of each request what became of it."""
 
 from collections.abc import Callable
+from typing import Any
 
 from chalicelib.errors import StoreBusy
 from chalicelib.store.alternator.outcome import ConditionFailed, Unanswered, Unsent
 from chalicelib.store.alternator.requests import JsonObject, Request
-from chalicelib.store.alternator.wire.gate import Rank
 from chalicelib.store.alternator.wire.requester import Wire
 from chalicelib.store.contract import Pressure
 
@@ -21,26 +21,10 @@ class Observed:
         self._wire = wire
         self._observe = observe
 
-    async def send(
-        self,
-        request: Request,
-        *,
-        key: str | None,
-        attempt: int,
-        timeout_s: float,
-        rank: Rank,
-        is_repeated: bool,
-    ) -> JsonObject:
+    async def send(self, request: Request, **options: Any) -> JsonObject:
         """See Wire."""
         try:
-            answer = await self._wire.send(
-                request,
-                key=key,
-                attempt=attempt,
-                timeout_s=timeout_s,
-                rank=rank,
-                is_repeated=is_repeated,
-            )
+            answer = await self._wire.send(request, **options)
         except Exception as error:
             self._observe(request.action, _outcome(error))
             raise
