@@ -56,10 +56,11 @@ class Attempts:
         self._record = context.record
         self._counts = context.counts
 
-    async def make(self, hint: Hint, claimed: Callable[[], None]) -> Again | None:
+    async def make(self, hint: Hint, claimed: Callable[[bool], None]) -> Again | None:
         """Claim the hint's task and see it through. None: the hint needs no further look.
 
-        claimed: called once it is known, or cannot be known now, what came of the claim.
+        claimed: called once it is known, or cannot be known now, what came of the claim, with
+        whether it was refused.
         Raises UnreadableTask: then the hint stays where it is.
         """
         token = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
@@ -70,18 +71,18 @@ class Attempts:
         finally:
             self._held.leave(claim.entry)
 
-    async def _made(self, claim: Claim, claimed: Callable[[], None]) -> Again | None:
+    async def _made(self, claim: Claim, claimed: Callable[[bool], None]) -> Again | None:
         try:
             answer = await self._answered(claim)
         except StoreBusy:
             self._held.erase(claim.entry)
             self._counts["held_back"] += 1
-            claimed()
+            claimed(False)
             return Again(self._clock.now_ms() + HELD_BACK_MS)
         except StoreUnavailable as error:
-            claimed()
+            claimed(False)
             return self._left_to_its_lease(claim, error)
-        claimed()
+        claimed(isinstance(answer, Refused))
         if isinstance(answer, Refused):
             self._held.erase(claim.entry)
             self._counts["refused"] += 1

@@ -15,15 +15,21 @@ FORGET_AFTER_S = 60.0
 
 
 class Fleet:
-    """Live processors as one of them sees them, by its own monotonic clock."""
+    """Live processors as one of them sees them, by its own monotonic clock.
+
+    Who is alive is told as of the latest look that succeeded, from when it was begun: what has not
+    been seen since, for whatever reason, is nobody's death.
+    """
 
     def __init__(self, me: str) -> None:
         self.me = me
         self._rows: dict[str, tuple[Heartbeat, float]] = {}
+        self._seen_s = self._look_s = -math.inf
         self._blind_since_s: float | None = None
 
     def look(self, now_s: float) -> None:
-        """A look at the rows begins. Until one succeeds, nobody is judged by what is not seen."""
+        """A look at the rows begins."""
+        self._look_s = now_s
         if self._blind_since_s is None:
             self._blind_since_s = now_s
 
@@ -36,6 +42,7 @@ class Fleet:
         """
         blind_s = 0.0 if self._blind_since_s is None else now_s - self._blind_since_s
         self._blind_since_s = None
+        self._seen_s = self._look_s
         before, self._rows = self._rows, {}
         changed: list[Heartbeat] = []
         for row in heartbeats:
@@ -46,38 +53,38 @@ class Fleet:
                 continue
             changed.append(row)
             age_s = max(0.0, (now_ms - row.written_ms) / 1000) if known is None else 0.0
-            self._rows[row.processor] = (
-                row,
-                now_s - min(age_s, row.interval_ms / 1000 + DEAD_LATE_S),
-            )
-        live = self.live(now_s)
+            dead_s = self._seen_s - row.interval_ms / 1000 - DEAD_LATE_S
+            self._rows[row.processor] = (row, max(now_s - age_s, dead_s))
+        live = self.live()
         return [row for row in changed if row.processor != self.me and row.processor in live]
 
-    def live(self, now_s: float, late_s: float = DEAD_LATE_S) -> tuple[str, ...]:
-        """Ids of the processors whose next heartbeat is not as late, and this one, sorted."""
-        if self._blind_since_s is not None:
-            now_s = min(now_s, self._blind_since_s)
-        alive = {
-            id
-            for id, (row, seen_s) in self._rows.items()
-            if now_s - seen_s < row.interval_ms / 1000 + late_s
-        }
+    def live(self, late_s: float = DEAD_LATE_S) -> tuple[str, ...]:
+        """Ids of the processors whose next heartbeat was not as late, and this one, sorted."""
+        alive = {id for id in self._rows if not self._is_late(id, self._seen_s, late_s)}
         return tuple(sorted(alive | {self.me}))
 
-    def others(self, now_s: float) -> list[Heartbeat]:
-        """The heartbeats of the other live ones."""
-        return [self._rows[id][0] for id in self.live(now_s) if id != self.me]
+    def seems_late(self, now_s: float, late_s: float) -> bool:
+        """Whether the next heartbeat of a live other one is as late, unless it came since."""
+        return any(self._is_late(id, now_s, late_s) for id in self.live() if id != self.me)
 
-    def least_interval_s(self, now_s: float) -> float:
+    def others(self) -> list[Heartbeat]:
+        """The heartbeats of the other live ones."""
+        return [self._rows[id][0] for id in self.live() if id != self.me]
+
+    def least_interval_s(self) -> float:
         """The shortest interval of heartbeats of a live other one; infinite if there is none."""
-        others = self._rows.keys() & set(self.live(now_s)) - {self.me}
-        return min((self._rows[id][0].interval_ms / 1000 for id in others), default=math.inf)
+        return min((row.interval_ms / 1000 for row in self.others()), default=math.inf)
 
     def slow(self, interval_s: float) -> set[str]:
         """Ids of those that send heartbeats at such an interval or a longer one."""
         rows = self._rows.items()
         return {id for id, (row, _) in rows if row.interval_ms >= interval_s * 1000}
 
-    def long_dead(self, now_s: float) -> list[str]:
+    def long_dead(self) -> list[str]:
         rows = self._rows.items()
-        return [id for id, (_, at_s) in rows if now_s - at_s > FORGET_AFTER_S and id != self.me]
+        long_ago_s = self._seen_s - FORGET_AFTER_S
+        return [id for id, (_, at_s) in rows if at_s < long_ago_s and id != self.me]
+
+    def _is_late(self, id: str, now_s: float, late_s: float) -> bool:
+        row, since_s = self._rows[id]
+        return now_s - since_s >= row.interval_ms / 1000 + late_s

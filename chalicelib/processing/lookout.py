@@ -61,9 +61,9 @@ class LookOut:
 
     async def look(self) -> None:
         """Not with work of one's own that is ready. A store that is slow for one is slow for all:
-        then a live owner is not helped."""
+        then nobody is helped, and whose heartbeat is late is not in doubt for it."""
         now_ms = self._clock.now_ms()
-        if self._agenda.free <= 0 or self._agenda.first_ms() <= now_ms:
+        if self._watch.is_slow or self._agenda.free <= 0 or self._agenda.first_ms() <= now_ms:
             return
         left = self._postponed_ms.items()
         self._postponed_ms = {hint: at_ms for hint, at_ms in left if at_ms > now_ms}
@@ -77,7 +77,6 @@ class LookOut:
         me, now_s = self._membership.me, self._clock.monotonic_s()
         near = ownership.nearest(self._membership.shards, fresh, NEAREST)
         idle = self._membership.idle().intersection(fresh)
-        spared = {me, *fresh} if self._watch.is_slow else {me}
 
         def is_time(shard: int, owner: str) -> bool:
             if owner not in idle:
@@ -86,11 +85,7 @@ class LookOut:
             return is_near and now_s >= self._idle_owner_at_s.get(shard, 0.0)
 
         owners = self._membership.owners().items()
-        return [
-            (shard, owner)
-            for shard, owner in owners
-            if owner not in spared and is_time(shard, owner)
-        ]
+        return [(shard, owner) for shard, owner in owners if owner != me and is_time(shard, owner)]
 
     async def _look_at(self, shard: int, has_owner: bool) -> None:
         """Mostly a little back from now; from the very beginning at first and now and then.

@@ -60,11 +60,11 @@ class Membership:
         is_idle = now_s >= self._busy_s + IDLE_AFTER_S
         interval_s = IDLE_HEARTBEAT_INTERVAL_S if is_idle else self._busy_interval_s()
         await self._send(interval_s, held_back_s, taken)
-        busiest_s = interval_s if self._watch.is_slow else self._fleet.least_interval_s(now_s)
+        busiest_s = interval_s if self._watch.is_slow else self._fleet.least_interval_s()
         if now_s < self._looked_s + min(interval_s, busiest_s) - HEARTBEAT_INTERVAL_S / 2:
             return
         self._compare_clocks(await self._look())
-        for dead in self._fleet.long_dead(now_s):
+        for dead in self._fleet.long_dead():
             await self._queue.leave(dead)
 
     def _busy_interval_s(self) -> float:
@@ -104,16 +104,19 @@ class Membership:
 
     def live(self) -> tuple[str, ...]:
         """The processors that are not known to be dead, this one among them."""
-        return self._fleet.live(self._clock.monotonic_s())
+        return self._fleet.live()
 
     def others(self) -> Sequence[Heartbeat]:
         """The heartbeats of the others that are not known to be dead."""
-        return self._fleet.others(self._clock.monotonic_s())
+        return self._fleet.others()
 
     def owners(self) -> dict[int, str]:
         """The processor that owns each shard, by what is known of the fleet now."""
         nearest = ownership.nearest(self.shards, self.live())
         return {shard: nearest[shard][0] for shard in self.shards}
+
+    def owns(self, shard: int) -> bool:
+        return self.owners().get(shard) == self.me
 
     def own_shards(self) -> list[int]:
         return [shard for shard, owner in self.owners().items() if owner == self.me]
@@ -124,11 +127,10 @@ class Membership:
 
     async def surely_live(self) -> tuple[str, ...]:
         """Those whose heartbeat is not late. If one seems late, look: it may have come since."""
-        now_s = self._clock.monotonic_s()
         late_s = FRESH_LATE_S + 2 * self._queue.pressure().latency_s
-        if self._fleet.live(now_s) != self._fleet.live(now_s, late_s):
+        if self._fleet.seems_late(self._clock.monotonic_s(), late_s):
             await self._look()
-        return self._fleet.live(self._clock.monotonic_s(), late_s)
+        return self._fleet.live(late_s)
 
     async def _look(self) -> list[Heartbeat]:
         """Those that have changed since the last look."""

@@ -112,7 +112,9 @@ class Processor:
         self._loops = Loops(context.clock, context.rng)
         self._watch = watch = StoreWatch(context.clock, context.record)
         self._membership = membership = Membership(context, watch, kind=kind)
-        self.runner = runner = Runner(context, agenda, self._execution, self._hand_over)
+        self.runner = runner = Runner(
+            context, agenda, self._execution, self._hand_over, membership.owns
+        )
         self._inbox = Inbox(context, agenda, runner)
         self._own_shards = OwnShards(context, membership, agenda, runner, watch)
         self._lookout = LookOut(context, membership, agenda, runner, watch)

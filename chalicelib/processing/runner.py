@@ -34,8 +34,10 @@ class Runner:
         agenda: Agenda,
         execution: Execution,
         hand_over: Callable[[Hint], None] = lambda hint: None,
+        is_own: Callable[[int], bool] = lambda shard: True,
     ) -> None:
-        """hand_over: tells others of a task that is due soon, when this one claims no more."""
+        """hand_over: tells others of a task that is due soon, when this one claims no more.
+        is_own: whether this processor owns a shard."""
         self.running: dict[str, asyncio.Task[None]] = {}
         self.claims = 0
         self._context = context
@@ -43,6 +45,7 @@ class Runner:
         self._agenda = agenda
         self._execution = execution
         self._hand_over = hand_over
+        self._is_own = is_own
         self._attempts = Attempts(context, execution, self._note_scheduled)
         self._scheduled: dict[str, Hint] = {}
         self._claiming: set[str] = set()
@@ -135,10 +138,15 @@ class Runner:
             self._timer.cancel()
             self._timer = None
 
-    def _claimed(self, task_id: str) -> None:
-        """One claim less waits for its answer: there may be room for another."""
-        self._claiming.discard(task_id)
+    def _claimed(self, hint: Hint, is_refused: bool) -> None:
+        """One claim less waits for its answer: there may be room for another.
+
+        Whose shard it was in doubt, and who was quicker, sees to its other hints too.
+        """
+        self._claiming.discard(hint.id)
         self.claims += 1
+        if is_refused and not self._is_own(hint.shard):
+            self._agenda.drop(lambda other: other.shard == hint.shard)
         if self._agenda:
             self.fill()
 
@@ -177,7 +185,7 @@ class Runner:
     async def _made(self, hint: Hint) -> Again | None:
         """None: the hint needs no further look for now."""
         try:
-            return await self._attempts.make(hint, partial(self._claimed, hint.id))
+            return await self._attempts.make(hint, partial(self._claimed, hint))
         except UnreadableTask as error:
             self._report(hint.id, f"left alone: {error}")
             return None

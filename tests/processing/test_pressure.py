@@ -179,14 +179,15 @@ def test_nobody_is_dead_because_nothing_could_be_seen() -> None:
     fleet.look(0.0)
     fleet.see(rows, now_s=0.0, now_ms=NOON_MS)
     fleet.look(1.0)
-    assert fleet.live(20.0) == ("me", "other"), "the look of 1.0 has not been answered"
+    assert fleet.live() == ("me", "other"), "the look of 1.0 has not been answered"
     fleet.look(6.0)
     fleet.see(rows, now_s=31.0, now_ms=NOON_MS + 31_000)
-    assert fleet.live(31.0) == ("me", "other"), "it could not send a heartbeat either"
-    assert fleet.live(31.0, FRESH_LATE_S) == ("me", "other")
-    fleet.look(34.5)
-    fleet.see(rows, now_s=34.5, now_ms=NOON_MS + 34_500)
-    assert fleet.live(31.0 + DEAD_LATE_S + 1.0) == ("me",), "but now it could"
+    assert fleet.live() == ("me", "other"), "it could not send a heartbeat either"
+    assert fleet.live(FRESH_LATE_S) == ("me", "other")
+    dead_s = 31.0 + DEAD_LATE_S + 1.0
+    fleet.look(dead_s)
+    fleet.see(rows, now_s=dead_s, now_ms=NOON_MS + round(dead_s * 1000))
+    assert fleet.live() == ("me",), "but now it could"
 
 
 # Telling

@@ -37,14 +37,15 @@ DUE_S = 10.0
 class Site:
     """A store of some nodes, and whoever asks it.
 
-    new_clock: makes the wall clock of each process. lines: what was printed, and when. starts_s:
-    when handlers were started.
+    new_clock: makes the wall clock of each process. due_s: when tasks are due. lines: what was
+    printed, and when. starts_s: when handlers were started.
     """
 
     seed: int = 1
     node_count: int = 1
     handler_s: float = 0.0
     new_clock: Callable[[], Clock] = LoopClock
+    due_s: float = DUE_S
     lines: list[tuple[float, str]] = field(default_factory=list)
     starts_s: list[float] = field(default_factory=list)
     queues: list[AlternatorTaskQueue] = field(default_factory=list)
@@ -60,17 +61,17 @@ class Site:
     def tables(self) -> Any:
         return self.nodes[0].tables
 
-    def add(self, count: int, due_s: float = DUE_S) -> None:
+    def add(self, count: int, after_s: float = 0.0) -> None:
         indexes = Indexes("", SHARDS)
-        send_ts_ms = NOON_MS + round(due_s * 1000)
+        send_ts_ms = NOON_MS + round((self.due_s + after_s) * 1000)
         for _ in range(count):
             task = new_task(self.ids, send_ts_ms=send_ts_ms, now_ms=NOON_MS)
             self.tables.put_task(task, indexes)
 
     def add_evenly(self, a_second: float, over_s: float) -> None:
-        """One by one, from DUE_S on."""
+        """One by one, from due_s on."""
         for number in range(round(a_second * over_s)):
-            self.add(1, DUE_S + number / a_second)
+            self.add(1, number / a_second)
 
     def add_one(self) -> Task:
         """Due long after every run."""
@@ -98,7 +99,7 @@ class Site:
     def burst_share(self) -> float:
         """The same, of all tasks, from when they were due until the last one was finished."""
         last_ms = max(task.finished_ts_ms or 0 for task in self.tasks())
-        return self.share(DUE_S, (last_ms - NOON_MS) / 1000 + 0.001)
+        return self.share(self.due_s, (last_ms - NOON_MS) / 1000 + 0.001)
 
     def run(self, processors: int, main: Callable[[], Awaitable[None]]) -> None:
         """Run `main` beside so many processors that started within the first 3 s; then end them."""

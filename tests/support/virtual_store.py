@@ -297,7 +297,9 @@ class VirtualNode:
     def _finish(self) -> None:
         first = self._queue.popleft()
         self._is_working = False
-        answer = self._http(*self.tables.answer(first.action, first.body))
+        status, content = self.tables.answer(first.action, first.body)
+        answer = self._http(status, content)
+        self.counts["refused"] += status == 400
         self.counts["abandoned" if first.wire.is_closing() else "answered"] += 1
         first.wire.later(answer)
         self._work()
