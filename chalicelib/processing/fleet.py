@@ -63,7 +63,7 @@ class Fleet:
         alive = {id for id in self._rows if not self._is_late(id, self._seen_s, late_s)}
         return tuple(sorted(alive | {self.me}))
 
-    def seems_late(self, now_s: float, late_s: float) -> bool:
+    def seems_late(self, now_s: float, late_s: float = DEAD_LATE_S) -> bool:
         """Whether the next heartbeat of a live other one is as late, unless it came since."""
         return any(self._is_late(id, now_s, late_s) for id in self.live() if id != self.me)
 

@@ -52,7 +52,8 @@ class Membership:
         """Called each second: send a heartbeat and look at the others, if it is time.
 
         An idle processor has less to say, and so has everybody while the store is slow. Others are
-        looked at as often as the busiest of all sends, or as this one if the store is slow.
+        looked at as often as the busiest of all sends, or as this one if the store is slow; and
+        when one seems to have died.
         """
         now_s = self._clock.monotonic_s()
         if is_busy or self._busy_s is None:
@@ -61,7 +62,8 @@ class Membership:
         interval_s = IDLE_HEARTBEAT_INTERVAL_S if is_idle else self._busy_interval_s()
         await self._send(interval_s, held_back_s, taken)
         busiest_s = interval_s if self._watch.is_slow else self._fleet.least_interval_s()
-        if now_s < self._looked_s + min(interval_s, busiest_s) - HEARTBEAT_INTERVAL_S / 2:
+        wait_s = min(interval_s, busiest_s) - HEARTBEAT_INTERVAL_S / 2
+        if now_s < self._looked_s + wait_s and not self._fleet.seems_late(now_s):
             return
         self._compare_clocks(await self._look())
         for dead in self._fleet.long_dead():
