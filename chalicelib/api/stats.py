@@ -130,10 +130,8 @@ def _processors_json(
 ) -> Sequence[Mapping[str, object]]:
     live = ownership.live_heartbeats(heartbeats, now_ms=now_ms)
     owned: dict[str, list[int]] = {row.processor: [] for row in live}
-    owners = ownership.nearest(tuple(range(shards)), tuple(owned))
     for shard in range(shards) if live else ():
-        (owner,) = owners[shard]
-        owned[owner].append(shard)
+        owned[ownership.owner(shard, tuple(owned))].append(shard)
     return [_processor_json(row, owned[row.processor], now_ms) for row in live]
 
 

@@ -18,18 +18,19 @@ class Fleet:
     """Live processors as one of them sees them, by its own monotonic clock.
 
     Who is alive is told as of the latest look that succeeded, from when it was begun: what has not
-    been seen since, for whatever reason, is nobody's death.
+    been seen since, for whatever reason, is nobody's death. looked_s: when the latest look began,
+    whatever came of it.
     """
 
     def __init__(self, me: str) -> None:
         self.me = me
         self._rows: dict[str, tuple[Heartbeat, float]] = {}
-        self._seen_s = self._look_s = -math.inf
+        self.looked_s = self._seen_s = -math.inf
         self._blind_since_s: float | None = None
 
     def look(self, now_s: float) -> None:
         """A look at the rows begins."""
-        self._look_s = now_s
+        self.looked_s = now_s
         if self._blind_since_s is None:
             self._blind_since_s = now_s
 
@@ -42,7 +43,7 @@ class Fleet:
         """
         blind_s = 0.0 if self._blind_since_s is None else now_s - self._blind_since_s
         self._blind_since_s = None
-        self._seen_s = self._look_s
+        self._seen_s = self.looked_s
         before, self._rows = self._rows, {}
         changed: list[Heartbeat] = []
         for row in heartbeats:

@@ -43,7 +43,7 @@ class Membership:
         self._wakeup = context.listener.address if context.listener else None
         self._fleet = Fleet(self.me)
         self._looking = asyncio.Lock()
-        self._looked_s = self._sent_s = -math.inf
+        self._sent_s = -math.inf
         self._sent_interval_s = HEARTBEAT_INTERVAL_S
         self._busy_s: float | None = None
         self._reported = OncePerSubject()
@@ -63,7 +63,7 @@ class Membership:
         await self._send(interval_s, held_back_s, taken)
         busiest_s = interval_s if self._watch.is_slow else self._fleet.least_interval_s()
         wait_s = min(interval_s, busiest_s) - HEARTBEAT_INTERVAL_S / 2
-        if now_s < self._looked_s + wait_s and not self._fleet.seems_late(now_s):
+        if now_s < self._fleet.looked_s + wait_s and not self._fleet.seems_late(now_s):
             return
         self._compare_clocks(await self._look())
         for dead in self._fleet.long_dead():
@@ -137,8 +137,7 @@ class Membership:
     async def _look(self) -> list[Heartbeat]:
         """Those that have changed since the last look."""
         async with self._looking:
-            self._looked_s = self._clock.monotonic_s()
-            self._fleet.look(self._looked_s)
+            self._fleet.look(self._clock.monotonic_s())
             rows = await self._queue.heartbeats()
             now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
             return self._fleet.see(rows, now_s=now_s, now_ms=now_ms)

@@ -141,7 +141,7 @@ class Runner:
     def _claimed(self, hint: Hint, is_refused: bool) -> None:
         """One claim less waits for its answer: there may be room for another.
 
-        Whose shard it was in doubt, and who was quicker, sees to its other hints too.
+        Who was quicker in a shard that is not this processor's own sees to its other hints too.
         """
         self._claiming.discard(hint.id)
         self.claims += 1

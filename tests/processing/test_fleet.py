@@ -19,7 +19,7 @@ def look(seen: fleet.Fleet, rows: list[Heartbeat], at_s: float, later_ms: int = 
 
 def test_processor_is_dead_when_its_beat_stands_still() -> None:
     seen = fleet.Fleet("me")
-    for tenth in range(0, 39, 2):
+    for tenth in range(40):
         look(seen, [heartbeat("still"), heartbeat("alive", NOON_MS + tenth)], tenth / 10)
         is_fresh = tenth / 10 < 1.6
         assert ("still" in seen.live(fleet.FRESH_LATE_S)) is is_fresh
@@ -47,6 +47,8 @@ def test_processor_that_beats_seldom_is_waited_for() -> None:
     look(seen, [heartbeat("idle", interval_ms=1_000)], 7.1)
     assert seen.slow(4.0) == set(), "it is idle no more"
     assert seen.live() == ("idle", "me")
+    look(seen, [heartbeat("idle", interval_ms=1_000)], 8.8)
+    assert seen.live(fleet.FRESH_LATE_S) == ("me",)
 
 
 def test_nobody_dies_because_nobody_looked() -> None:
